@@ -1,0 +1,111 @@
+"""The running attempts and when their leases end: a heap with lazy deletion, so that renewing costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+
+from mrfast.model import Progress
+
+NO_PROGRESS = Progress()
+STALE_ENTRIES_MAX = 64  # ended leases may keep this many heap entries before the heap is rebuilt
+
+
+class Lease:
+    """One attempt that may still be accepted; `live` while its lease runs."""
+
+    __slots__ = ("deadline", "entry", "live", "n", "progress", "since", "task", "version", "worker")
+
+    def __init__(self, task: int, n: int, worker: str, now: float, version: int) -> None:
+        self.task = task
+        self.n = n
+        self.worker = worker
+        self.since = now
+        self.version = version
+        self.deadline = 0.0
+        self.entry = 0  # number of this lease's one valid heap entry
+        self.live = False
+        self.progress = NO_PROGRESS
+
+
+class Leases:
+    """All live leases, by worker and by deadline."""
+
+    __slots__ = ("_entries", "_heap", "_live", "_workers")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Lease]] = []
+        self._workers: dict[str, dict[Lease, None]] = {}  # dicts as ordered sets: decisions stay deterministic
+        self._entries = 0
+        self._live = 0
+
+    def __len__(self) -> int:
+        return self._live
+
+    def __iter__(self) -> Iterator[Lease]:
+        for held in self._workers.values():
+            yield from held
+
+    def of(self, worker: str) -> tuple[Lease, ...]:
+        """The live leases of one worker."""
+        return tuple(self._workers.get(worker, ()))
+
+    def start(self, lease: Lease, deadline: float) -> None:
+        """Make a lease live until `deadline`."""
+        lease.live = True
+        self._live += 1
+        self._workers.setdefault(lease.worker, {})[lease] = None
+        self._push(lease, deadline)
+
+    def move(self, lease: Lease, deadline: float) -> None:
+        """Move the end of a live lease; only an earlier one touches the heap at once."""
+        if deadline < lease.deadline:
+            self._push(lease, deadline)
+        else:
+            lease.deadline = deadline
+
+    def end(self, lease: Lease) -> None:
+        """Make a live lease end now."""
+        lease.live = False
+        self._live -= 1
+        held = self._workers[lease.worker]
+        del held[lease]
+        if not held:
+            del self._workers[lease.worker]
+        if len(self._heap) > 2 * self._live + STALE_ENTRIES_MAX:
+            self._heap = [entry for entry in self._heap if self._valid(entry)]
+            heapify(self._heap)
+
+    def expired(self, now: float) -> Lease | None:
+        """A live lease whose deadline has passed, earliest first, still to be ended; or None."""
+        first = self.next_deadline()
+        return self._heap[0][2] if first is not None and first <= now else None
+
+    def next_deadline(self) -> float | None:
+        """When the first live lease ends, or None."""
+        while self._heap:
+            entry = self._heap[0]
+            lease = entry[2]
+            if self._valid(entry) and entry[0] == lease.deadline:
+                return lease.deadline
+            heappop(self._heap)
+            if self._valid(entry):  # renewed since its entry was made
+                self._push(lease, lease.deadline)
+        return None
+
+    def clear(self) -> None:
+        """End every lease."""
+        for lease in list(self):
+            lease.live = False
+        self._heap.clear()
+        self._workers.clear()
+        self._live = 0
+
+    def _push(self, lease: Lease, deadline: float) -> None:
+        self._entries += 1
+        lease.entry, lease.deadline = self._entries, deadline
+        heappush(self._heap, (deadline, self._entries, lease))
+
+    @staticmethod
+    def _valid(entry: tuple[float, int, Lease]) -> bool:
+        return entry[2].live and entry[2].entry == entry[1]
