@@ -88,7 +88,9 @@ def _check_table(s: Scheduler) -> None:
     for task in range(s.maps, s.maps + s.reduces):
         record = s._tasks.get(task)
         if record is not None and record.accepted:
-            _claim(record.table == last.hex(), f"{s._task_name(task)} is accepted from other map outputs than the job's")
+            _claim(
+                record.table == last.hex(), f"{s._task_name(task)} is accepted from other map outputs than the job's"
+            )
 
 
 def _check_job(s: Scheduler) -> None:

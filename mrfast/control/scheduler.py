@@ -109,7 +109,9 @@ class Scheduler:
         self, maps: int, reduces: int, *, attempts_max: int = 4, epoch: int = 1, lease_s: float = 10.0
     ) -> None:
         if not 0 <= maps <= MAPS_MAX or not 1 <= reduces <= REDUCES_MAX or attempts_max < 1 or epoch < 0:
-            raise ValueError(f"maps={maps}, reduces={reduces}, attempts_max={attempts_max} or epoch={epoch}: no such job")
+            raise ValueError(
+                f"maps={maps}, reduces={reduces}, attempts_max={attempts_max} or epoch={epoch}: no such job"
+            )
         self.maps, self.reduces = maps, reduces
         self.attempts_max, self.epoch, self.lease_s = attempts_max, epoch, lease_s
         self.state = RUNNING
@@ -387,7 +389,9 @@ class Scheduler:
     def _accept(self, lease: Lease, digest: str, now: float) -> None:
         record = self._tasks[lease.task]
         self._step(lease.task, "accepted")
-        for other in (record.open or {}).values():  # none of them can be accepted any more, not even if this one is lost
+        for other in (
+            record.open or {}
+        ).values():  # none of them can be accepted any more, not even if this one is lost
             if other.live:
                 self._leases.end(other)
             if other is not lease:
