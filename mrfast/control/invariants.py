@@ -26,9 +26,9 @@ def _claim(holds: bool, what: str) -> None:
 
 
 def _check_task(s: Scheduler, task: int) -> None:
-    kind, index = s._kind_index(task)
+    kind, index = s.names.kind_index(task)
     state = s.task_state(kind, index)
-    name = s._task_name(task)
+    name = s.names.task(task)
     record = s._tasks.get(task)
     ready = s._ready_maps if kind == "map" else s._ready_reduces
     if record is None:
@@ -69,7 +69,9 @@ def _check_leases(s: Scheduler) -> None:
     for lease in held:
         record = s._tasks[lease.task]
         _claim(lease.live, "a lease that ended is still held")
-        _claim((record.open or {}).get(lease.n) is lease, f"{s._name(lease.task, lease.n)} runs and is not open")
+        _claim(
+            (record.open or {}).get(lease.n) is lease, f"{s.names.attempt(lease.task, lease.n)} runs and is not open"
+        )
     live = sum(lease.live for record in s._tasks.values() for lease in (record.open or {}).values())
     _claim(live == len(held), f"{live} attempts think they run, {len(held)} leases are held")
     first = min((lease.deadline for lease in held), default=None)
@@ -89,7 +91,7 @@ def _check_table(s: Scheduler) -> None:
         record = s._tasks.get(task)
         if record is not None and record.accepted:
             _claim(
-                record.table == last.hex(), f"{s._task_name(task)} is accepted from other map outputs than the job's"
+                record.table == last.hex(), f"{s.names.task(task)} is accepted from other map outputs than the job's"
             )
 
 

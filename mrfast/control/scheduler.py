@@ -7,99 +7,24 @@ runs) or ACCEPTED. Leases serve liveness only: an attempt whose lease ran out ma
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mrfast.control import invariants, story
 from mrfast.control.leases import Lease, Leases
+from mrfast.control.names import Names
 from mrfast.control.ready import Ready
+from mrfast.control.records import Attempt, JobFailure, Running, TaskRecord
+from mrfast.control.transitions import ACCEPTED, IDLE, LEASED, RUNNING, TRANSITIONS, IllegalEvent, after
 from mrfast.index import TableDigest
-from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress, map_name, reduce_name
+from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress
 
-IDLE, LEASED, ACCEPTED = "IDLE", "LEASED", "ACCEPTED"
-RUNNING, COMMITTED, FAILED = "RUNNING", "COMMITTED", "FAILED"
+__all__ = ["TRANSITIONS", "Attempt", "IllegalEvent", "JobFailure", "Running", "Scheduler"]
+
 LOST_LEASE_S = 3.0  # what is left of the leases of a worker whose connection closed
-FAILURES_KEPT = 8  # per task; the count goes on
-
-# (what, state, event) -> state. Everything that can happen; what is not here cannot.
-TRANSITIONS: dict[tuple[str, str, str], str] = {
-    ("map", IDLE, "leased"): LEASED,
-    ("map", IDLE, "accepted"): ACCEPTED,  # late: its lease had run out
-    ("map", LEASED, "leased"): LEASED,  # one more attempt, or one that came back
-    ("map", LEASED, "ended"): LEASED,  # an attempt ended, another one goes on
-    ("map", LEASED, "requeued"): IDLE,  # the last running attempt ended
-    ("map", LEASED, "accepted"): ACCEPTED,
-    ("map", ACCEPTED, "output_lost"): IDLE,
-    ("reduce", IDLE, "leased"): LEASED,
-    ("reduce", IDLE, "accepted"): ACCEPTED,
-    ("reduce", LEASED, "leased"): LEASED,
-    ("reduce", LEASED, "ended"): LEASED,
-    ("reduce", LEASED, "requeued"): IDLE,
-    ("reduce", LEASED, "accepted"): ACCEPTED,
-    ("reduce", ACCEPTED, "rolled_back"): IDLE,  # a re-run map gave other bytes than this reduce used
-    ("job", RUNNING, "committed"): COMMITTED,
-    ("job", RUNNING, "failed"): FAILED,
-}
 
 _STATES = (IDLE, LEASED, ACCEPTED)
 _CODES = {state: code for code, state in enumerate(_STATES)}
 _IDLE, _LEASED, _ACCEPTED = range(3)
-_ATTEMPT = re.compile(r"([mr])-([0-9]{5,7})\.e([0-9]{1,9})\.([0-9]{1,9})", re.ASCII)
-
-
-class IllegalEvent(Exception):
-    """An event that TRANSITIONS does not allow; nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try of a task, as it is handed out."""
-
-    name: str
-    kind: str
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """One attempt whose lease runs, for those who watch."""
-
-    name: str
-    kind: str
-    index: int
-    worker: str
-    since: float
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
-class JobFailure:
-    """Why the job failed: the task and its story, and the first failure that counted."""
-
-    reason: str
-    task: str = ""
-    failure: Failure | None = None
-    worker: str = ""
-    story: tuple[str, ...] = ()
-
-
-class _Task:
-    """What is known of a task that was handed out at least once; `open` holds the attempts that may be accepted."""
-
-    __slots__ = ("accepted", "counted", "digest", "failures", "issued", "losses", "open", "shun", "story", "table")
-
-    def __init__(self) -> None:
-        self.issued = 0
-        self.accepted = 0
-        self.digest = ""  # of the last accepted output, kept when that is lost
-        self.table = ""
-        self.counted = 0
-        self.losses = 0
-        self.open: dict[int, Lease] | None = None
-        self.failures: list[tuple[int, str, Failure]] | None = None
-        self.shun = ""
-        self.story = bytearray()
 
 
 class Scheduler:
@@ -113,14 +38,15 @@ class Scheduler:
                 f"maps={maps}, reduces={reduces}, attempts_max={attempts_max} or epoch={epoch}: no such job"
             )
         self.maps, self.reduces = maps, reduces
-        self.attempts_max, self.epoch, self.lease_s = attempts_max, epoch, lease_s
+        self.attempts_max, self.lease_s = attempts_max, lease_s
+        self.names = Names(maps, reduces, epoch)
         self.state = RUNNING
         self.failure: JobFailure | None = None
         self.maps_done = self.reduces_done = 0
         self.version = 0  # of the table map -> accepted output: grows when an output is lost
         self._start: float | None = None
         self._states = bytearray(maps + reduces)  # maps first, then reduces
-        self._tasks: dict[int, _Task] = {}
+        self._tasks: dict[int, TaskRecord] = {}
         self._ready_maps = Ready(0, maps)
         self._ready_reduces = Ready(maps, maps + reduces)
         self._leases = Leases()
@@ -145,7 +71,7 @@ class Scheduler:
             return None
         record = self._tasks.get(task)
         if record is None:
-            record = self._tasks[task] = _Task()
+            record = self._tasks[task] = TaskRecord()
         self._step(task, "leased")
         record.issued += 1
         lease = Lease(task, record.issued, worker, now, self.version)
@@ -154,8 +80,8 @@ class Scheduler:
         record.open[lease.n] = lease
         self._leases.start(lease, now + self.lease_s)
         self._tell(record, "leased", lease, now)
-        kind, index = self._kind_index(task)
-        return Attempt(self._name(task, lease.n), kind, index)
+        kind, index = self.names.kind_index(task)
+        return Attempt(self.names.attempt(task, lease.n), kind, index)
 
     def renew(self, attempt: str, worker: str, progress: Progress, now: float) -> str:
         """ "ok" and a fresh lease, or "cancel": this attempt can no longer be accepted. Revives an expired one."""
@@ -198,8 +124,8 @@ class Scheduler:
         if self.maps_done < self.maps or table != self.table_digest():
             self._close(lease, "superseded", now)
             return "superseded"
-        self._tasks[lease.task].table = table
         self._accept(lease, digest, now)
+        self._tasks[lease.task].table = table
         self.reduces_done += 1
         return "accepted"
 
@@ -213,18 +139,13 @@ class Scheduler:
         lease = self._open(*found)
         record = self._tasks[found[0]]
         if lease is None:
-            return "already" if any(n == found[1] for n, _, _ in record.failures or ()) else "superseded"
+            return "already" if record.has_failed(found[1]) else "superseded"
         self._close(lease, "failed", now)
-        record.shun = lease.worker
-        record.counted += failure.counted or failure.fatal
-        record.failures = record.failures or []
-        record.failures.append((lease.n, lease.worker, failure))
-        if len(record.failures) > FAILURES_KEPT:
-            del record.failures[FAILURES_KEPT // 2]
+        record.add_failure(lease.n, lease.worker, failure)
         if failure.fatal:
             self._fail_task(lease.task, "failed for good", failure, lease.worker)
         elif record.counted >= self.attempts_max:
-            _, worker, first = next(entry for entry in record.failures if entry[2].counted)
+            worker, first = record.first_counted()
             self._fail_task(lease.task, f"failed {record.counted} times", first, worker)
         return "accepted"
 
@@ -251,7 +172,7 @@ class Scheduler:
         if self.state != RUNNING:
             return "job_done"
         record = self._tasks.get(map_index)
-        if record is None or not record.accepted or self._name(map_index, record.accepted) != attempt:
+        if record is None or not record.accepted or self.names.attempt(map_index, record.accepted) != attempt:
             return "superseded"
         if self.reduces_done == self.reduces:
             return "superseded"
@@ -325,21 +246,23 @@ class Scheduler:
     def accepted_map(self, index: int) -> str | None:
         """The attempt whose output of this map is accepted, or None."""
         record = self._tasks.get(index)
-        return self._name(index, record.accepted) if record is not None and record.accepted else None
+        return self.names.attempt(index, record.accepted) if record is not None and record.accepted else None
 
     def running(self) -> Iterator[Running]:
         """The attempts whose leases run."""
         for lease in self._leases:
-            kind, index = self._kind_index(lease.task)
-            yield Running(self._name(lease.task, lease.n), kind, index, lease.worker, lease.since, lease.progress)
+            kind, index = self.names.kind_index(lease.task)
+            yield Running(
+                self.names.attempt(lease.task, lease.n), kind, index, lease.worker, lease.since, lease.progress
+            )
 
     def task_state(self, kind: str, index: int) -> str:
         """IDLE, LEASED or ACCEPTED."""
-        return _STATES[self._states[self._task(kind, index)]]
+        return _STATES[self._states[self._number(kind, index)]]
 
     def story(self, kind: str, index: int) -> list[str]:
         """What happened to a task, a line an event, oldest first."""
-        return self._story(self._task(kind, index))
+        return self._story(self._number(kind, index))
 
     # Inside
 
@@ -351,25 +274,25 @@ class Scheduler:
             for lease in self._leases.of(worker):
                 self._leases.move(lease, now + self.lease_s)
 
+    def _number(self, kind: str, index: int) -> int:
+        task = self.names.number(kind, index)
+        if task is None:
+            raise IndexError(f"no {kind} {index} in a job of {self.maps} maps and {self.reduces} reduces")
+        return task
+
     def _step(self, task: int, event: str) -> None:
         kind = "map" if task < self.maps else "reduce"
         state = _STATES[self._states[task]]
-        try:
-            self._states[task] = _CODES[TRANSITIONS[kind, state, event]]
-        except KeyError:
-            raise IllegalEvent(f"{self._task_name(task)} is {state}: {event} cannot happen") from None
+        self._states[task] = _CODES[after(kind, state, event, self.names.task(task))]
 
     def _finish(self, event: str) -> None:
-        try:
-            self.state = TRANSITIONS["job", self.state, event]
-        except KeyError:
-            raise IllegalEvent(f"the job is {self.state}: {event} cannot happen") from None
+        self.state = after("job", self.state, event, "the job")
         self._leases.clear()
 
     def _settle(self, attempt: str, kind: str, digest: str) -> tuple[Lease | None, str]:
         """The open attempt that a report of success is about; or None and the answer."""
         found = self._find(attempt)
-        if found is not None and self._kind_index(found[0])[0] != kind:
+        if found is not None and self.names.kind_index(found[0])[0] != kind:
             raise IllegalEvent(f"{attempt} is no {kind}")
         if not digest:
             raise IllegalEvent(f"{attempt} reports no digest")
@@ -432,38 +355,18 @@ class Scheduler:
             (self._ready_maps if lease.task < self.maps else self._ready_reduces).put(lease.task)
 
     def _fail_task(self, task: int, what: str, failure: Failure | None = None, worker: str = "") -> None:
-        name = self._task_name(task)
+        name = self.names.task(task)
         reason = f"{name} {what}" + (f": {failure.message}" if failure is not None else "")
         self._finish("failed")
         self.failure = JobFailure(reason, name, failure, worker, tuple(self._story(task)))
 
-    # Names
-
-    def _task(self, kind: str, index: int) -> int:
-        if kind not in ("map", "reduce") or not 0 <= index < (self.maps if kind == "map" else self.reduces):
-            raise IllegalEvent(f"no {kind} {index} in a job of {self.maps} maps and {self.reduces} reduces")
-        return index if kind == "map" else self.maps + index
-
-    def _kind_index(self, task: int) -> tuple[str, int]:
-        return ("map", task) if task < self.maps else ("reduce", task - self.maps)
-
-    def _task_name(self, task: int) -> str:
-        return map_name(task) if task < self.maps else reduce_name(task - self.maps)
-
-    def _name(self, task: int, n: int) -> str:
-        return f"{self._task_name(task)}.e{self.epoch}.{n}"
-
     def _find(self, attempt: str) -> tuple[int, int] | None:
         """(task, n) of an attempt that this scheduler handed out, else None."""
-        parsed = _ATTEMPT.fullmatch(attempt)
-        if parsed is None:
+        found = self.names.parse(attempt)
+        if found is None:
             return None
-        index, n = int(parsed[2]), int(parsed[4])
-        task = index if parsed[1] == "m" else self.maps + index
-        record = self._tasks.get(task)
-        if record is None or not 1 <= n <= record.issued or self._name(task, n) != attempt:
-            return None
-        return task, n
+        record = self._tasks.get(found[0])
+        return found if record is not None and 1 <= found[1] <= record.issued else None
 
     def _open(self, task: int, n: int) -> Lease | None:
         attempts = self._tasks[task].open
@@ -473,14 +376,14 @@ class Scheduler:
         for task in range(first, end):
             if self._states[task] == _ACCEPTED:
                 record = self._tasks[task]
-                yield task - first, self._name(task, record.accepted), record.digest
+                yield task - first, self.names.attempt(task, record.accepted), record.digest
 
     # Stories
 
-    def _tell(self, record: _Task, word: str, lease: Lease, now: float) -> None:
+    def _tell(self, record: TaskRecord, word: str, lease: Lease, now: float) -> None:
         self._note(record, word, lease.n, lease.worker, now)
 
-    def _note(self, record: _Task, word: str, n: int, worker: str, now: float) -> None:
+    def _note(self, record: TaskRecord, word: str, n: int, worker: str, now: float) -> None:
         if self._start is None:
             self._start = now
         story.tell(record.story, now - self._start, word, n, self._workers.setdefault(worker, len(self._workers)))
@@ -490,10 +393,10 @@ class Scheduler:
         if record is None:
             return []
         workers = list(self._workers)
-        told = list(story.lines(record.story, lambda n: self._name(task, n), workers.__getitem__))
+        told = list(story.lines(record.story, lambda n: self.names.attempt(task, n), workers.__getitem__))
         for n, worker, failure in record.failures or ():
             where = f", {failure.input} at offset {failure.offset}" if failure.input else ""
-            told.append(f"{self._name(task, n)} on {worker}: {failure.kind}: {failure.message}{where}")
+            told.append(f"{self.names.attempt(task, n)} on {worker}: {failure.kind}: {failure.message}{where}")
         return told
 
     def validate(self) -> None:

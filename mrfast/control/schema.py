@@ -17,7 +17,6 @@ import typing
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Callable
-from functools import cache
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,8 +24,7 @@ from mrfast.errors import MrfastError
 
 EXACT_INT_MAX = 1 << 53
 INT_DIGITS_MAX = 100
-_DIGITS = re.compile(r"-?[1-9][0-9]{0,%d}" % (INT_DIGITS_MAX - 1), re.ASCII)
-_NOTHING_MISSING: dict[str, Any] = {}
+_DIGITS = re.compile(rf"-?[1-9][0-9]{{0,{INT_DIGITS_MAX - 1}}}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -63,12 +61,16 @@ def decode(cls: type[T], value: Any) -> T:
     return decoded
 
 
-@cache
 def codec_of(hint: Any) -> Codec:
     """The codec of a type hint; TypeError for a type that cannot cross the wire."""
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if dataclasses.is_dataclass(hint):
+    codec = _CODECS.get(hint)
+    if codec is None:
+        codec = _CODECS[hint] = _make_codec(hint)
+    return codec
+
+
+def _make_codec(hint: Any) -> Codec:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _dataclass_codec(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
@@ -184,7 +186,7 @@ def _read_bytes(value: Any, at: str) -> bytes:
     return data
 
 
-_PLAIN: dict[Any, Codec] = {
+_CODECS: dict[Any, Codec] = {  # grows as types are met; their number is that of the program's dataclasses
     str: Codec(_write_str, _read_str),
     int: Codec(_write_int, _read_int),
     float: Codec(_write_float, _read_float),
@@ -215,7 +217,9 @@ def _tuple_codec(items: list[Codec]) -> Codec:
     def read(value: Any, at: str) -> tuple[Any, ...]:
         if type(value) is not list or len(value) != len(items):
             raise _refuse(at, f"an array of {len(items)}", value)
-        return tuple(item.read(element, f"{at}[{i}]") for i, (item, element) in enumerate(zip(items, value)))
+        return tuple(
+            item.read(element, f"{at}[{i}]") for i, (item, element) in enumerate(zip(items, value, strict=True))
+        )
 
     return Codec(write, read)
 

@@ -39,4 +39,5 @@ def lines(story: bytes | bytearray, attempt: Callable[[int], str], worker: Calla
         if serial != expected:
             yield f"... {serial - expected} more events ..."
         expected = serial + 1
-        yield f"{at_s:+10.3f} s  {WORDS[code]:<11}  {attempt(n)}  on {worker(who)}"
+        place = worker(who)
+        yield f"{at_s:+10.3f} s  {WORDS[code]:<11}  {attempt(n)}" + (f"  on {place}" if place else "")

@@ -1,4 +1,4 @@
-"""The bytes between coordinator and workers: one JSON document a line, JSON-RPC 2.0, with bounds checked before parsing.
+"""The bytes between coordinator and workers: JSON-RPC 2.0, a document a line, with bounds checked before parsing.
 
 A document is at most 1 MiB and nested at most 32 deep, names no key twice, and is read by a strict schema. Whatever
 arrives, the only exception that reading raises is BadFrame.
@@ -192,7 +192,7 @@ def parse(line: bytes) -> Request | Reply | ErrorReply:
 
 def _id(value: Any) -> Id:
     if (type(value) is int and 0 <= value <= 1 << 53) or (type(value) is str and len(value) <= ID_CHARS_MAX):
-        return value  # type: ignore[no-any-return]
+        return value
     raise BadFrame("a call without a proper id")
 
 
