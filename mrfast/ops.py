@@ -170,6 +170,8 @@ def words(*, letters: str, value: int | str = 1, distinct: bool = False, lower: 
         raise AppError(f"ops.words: letters={letters!r} is none of {_either(LETTERS)}")
     if value != "filename" and not (type(value) is int and value == 1):
         raise AppError(f'ops.words: value={value!r} is neither 1 nor "filename"')
+    if lower and letters == "space":
+        raise AppError('ops.words: lower=True needs letters="unicode" or "ascii": "space" words are any bytes')
     return Words(letters, value, _flag("words", "distinct", distinct), _flag("words", "lower", lower))
 
 

@@ -1,0 +1,36 @@
+"""What went wrong in an attempt, as the value that is reported."""
+
+from __future__ import annotations
+
+from ..app import user_traceback
+from ..errors import BadInput, BadRecord, BoundPassed, MrfastError, StoreError
+from ..model import Failure
+
+KEY_SHOWN_CHARS = 200
+
+
+def failure(
+    attempt: str, error: BaseException, *, input: str = "", offset: int | None = None, note: str = ""
+) -> Failure:
+    """The Failure to report for `error`; a KeyboardInterrupt is raised again: it is nobody's failure."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    if isinstance(error, StoreError):
+        return Failure(attempt, "store", str(error), input=input, offset=offset)
+    if isinstance(error, MrfastError):
+        kind = "input" if isinstance(error, BadInput) else "app"
+        fatal = isinstance(error, (BadRecord, BoundPassed, BadInput))
+        return Failure(attempt, kind, f"{error}{note}", input=input, offset=offset, fatal=fatal)
+    if isinstance(error, SystemExit):
+        message = f"the application called sys.exit({error.code!r})"
+    elif isinstance(error, MemoryError):
+        message = "MemoryError: the task needs more memory than there is: smaller --split-bytes or more --reduces help"
+    else:
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Failure(attempt, "app", message + note, traceback=user_traceback(error), input=input, offset=offset)
+
+
+def shown(key: object) -> str:
+    """A key for a message, cut where it is long."""
+    text = repr(key[:KEY_SHOWN_CHARS] if isinstance(key, (str, bytes)) else key)
+    return text if len(text) <= KEY_SHOWN_CHARS else text[:KEY_SHOWN_CHARS] + "..."

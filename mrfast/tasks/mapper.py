@@ -1,0 +1,185 @@
+"""One attempt of a map task: pieces of input in, one object of sorted segments out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from .. import ops, storage
+from ..app import App
+from ..model import Failure, MapReport, MapTask, Piece, Progress, inter_key
+from .failure import failure, shown
+from .reader import PieceReader
+
+if TYPE_CHECKING:
+    from ..storage.base import Store
+
+# The part of --memory that pairs waiting for a Python combine may take before it runs.
+COMBINE_MEMORY_SHARE = 4
+
+Stores = Callable[[str], "Store"]
+Report = Callable[[Progress], None]
+
+
+def run_map(app: App, task: MapTask, progress: Report, stores: Stores) -> MapReport | Failure:
+    """The report of the finished attempt, or what went wrong; `stores` gives the store at a root URL."""
+    attempt = _MapAttempt(app, task, progress, stores)
+    try:
+        return attempt.run()
+    except BaseException as error:  # noqa: BLE001 (whatever the application raises, sys.exit() included, is reported)
+        return failure(task.attempt, error, input=attempt.path, offset=attempt.offset(), note=attempt.note)
+
+
+def pairs_of(key: Any, result: Any) -> Iterable[tuple[Any, Any]]:
+    """The pairs that a reduce or combine gave for `key`: one value, an iterator of pairs, or None for nothing."""
+    if result is None:
+        return ()
+    return result if hasattr(type(result), "__next__") else ((key, result),)
+
+
+class _MapAttempt:
+    def __init__(self, app: App, task: MapTask, progress: Report, stores: Stores):
+        from .. import core
+
+        self.path = ""
+        self.note = ""
+        self._app = app
+        self._task = task
+        self._progress = progress
+        self._stores = stores
+        self._reader: PieceReader | None = None
+        self._located = False
+        self._bytes_done = 0
+        self._bytes_total = sum(piece.length for piece in task.pieces)
+        op = app.native_map
+        self._source = None if isinstance(op, ops.Grep) else op
+        self._final = core.MapSink(task.reduces, source=self._source, combine=app.native_combine)
+        self._sink = self._final
+        if app.python_combine is not None:
+            # One partition is enough here: the combine's own pairs are partitioned when they are emitted.
+            self._final = core.MapSink(task.reduces)
+            self._sink = core.MapSink(1, source=self._source)
+
+    def offset(self) -> int | None:
+        """Where the record that the application was working on starts, if one record was all that it had."""
+        return self._reader.offset if self._reader is not None and self._located else None
+
+    def run(self) -> MapReport:
+        """Maps every piece and writes the object."""
+        for piece in self._task.pieces:
+            self._map_piece(piece)
+        self.path, self._reader = "", None
+        self._combine()
+        return self._write()
+
+    def _map_piece(self, piece: Piece) -> None:
+        task, app = self._task, self._app
+        root, key = storage.split_url(piece.url)
+        self.path = piece.path
+        self._reader = reader = PieceReader(
+            self._stores(root), key, piece, app.cut, memory_bytes=task.memory_bytes, on_read=self._read
+        )
+        if self._source is not None:
+            self._feed(reader)
+        elif isinstance(app.map, ops.Grep):
+            self._grep(reader, app.map)
+        else:
+            self._call(reader)
+        self._located = False
+
+    def _feed(self, reader: PieceReader) -> None:
+        self._sink.begin(self.path, reader.bounds()[0])
+        for block in reader.blocks():
+            self._sink.feed(block)
+            self._combine_if_large()
+        self._sink.end()
+
+    def _grep(self, reader: PieceReader, op: ops.Grep) -> None:
+        from .grep import grep_pairs
+
+        for pairs in grep_pairs(op, self.path, reader.line_blocks()):
+            self._sink.emit_all(pairs)
+            self._combine_if_large()
+
+    def _call(self, reader: PieceReader) -> None:
+        """The application's map, once for the object, or for each block, line or record."""
+        function: Any = self._app.map
+        emit_all = self._sink.emit_all
+        if self._app.cut.kind == "file":
+            emit_all(function(self.path, reader.whole()))
+            self._combine_if_large()
+            return
+        self._located = True
+        before = -1
+        for contents in self._contents(reader):
+            emit_all(function(self.path, contents))
+            if self._bytes_done != before:  # once a block, not once a line
+                before = self._bytes_done
+                self._combine_if_large()
+
+    def _contents(self, reader: PieceReader) -> Iterator[Any]:
+        kind = self._app.cut.kind
+        if kind == "blocks":
+            return reader.line_blocks()
+        if kind == "lines":
+            return reader.lines()
+        return reader.jsonl() if kind == "jsonl" else reader.csv()
+
+    def _read(self, count: int) -> None:
+        self._bytes_done += count
+        self._progress(Progress("map", self._bytes_done, self._bytes_total, self._sink.records_in))
+
+    # -- a combine in Python --------------------------------------------------------------------------------------------
+
+    def _combine_if_large(self) -> None:
+        if self._sink is not self._final and self._sink.memory_bytes > self._task.memory_bytes // COMBINE_MEMORY_SHARE:
+            self._combine()
+
+    def _combine(self) -> None:
+        """Passes what has been emitted since the last time through the application's combine."""
+        if self._sink is self._final:
+            return
+        from .. import core
+
+        drained = self._sink.drain()
+        if not drained.records:
+            return
+        function: Any = self._app.python_combine
+        groups = core.Grouper(key_kind=drained.key_kind)
+        groups.add(drained.body, order=0, records=drained.counts[0], xxh3=drained.checksums[0], object="combine")
+        for key, values in groups:
+            self.note = f" (in combine, key {shown(key)})"
+            self._final.emit_all(pairs_of(key, function(key, values)))
+        self.note = ""
+
+    # -- the object -----------------------------------------------------------------------------------------------------
+
+    def _write(self) -> MapReport:
+        from .. import core
+
+        task = self._task
+        self._progress(Progress("write", self._bytes_done, self._bytes_total, self._sink.records_in))
+        drained = self._final.drain()
+        buffers, index, size = core.map_object(drained, task.job, task.attempt)
+        self._stores(task.store_url).put(inter_key(task.job, task.attempt), buffers)
+        skipped = self._sink.skipped
+        return MapReport(
+            attempt=task.attempt,
+            size=size,
+            xxh3=digest_of(buffers),
+            index=index,
+            records_in=self._sink.records_in,
+            records_out=drained.records,
+            bytes_in=self._bytes_done,
+            counters={"skipped": skipped} if skipped else {},
+        )
+
+
+def digest_of(buffers: Iterable[Any]) -> str:
+    """The xxh3_64 of an object's bytes, as 16 hexadecimal digits."""
+    digest = xxhash.xxh3_64()
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.hexdigest()

@@ -1,0 +1,318 @@
+"""One piece of an input object, as the app wants it: bytes, whole lines, lines, JSON values, CSV rows, or the whole.
+
+The split rule: a record belongs to the piece in which it starts. A piece therefore begins after the first line end
+at or after `offset - 1`, and its last record runs past `offset + length`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput, BoundPassed, NotFound, PreconditionFailed
+from ..model import VALUE_BYTES_MAX, InputCut, Piece
+from .inflate import Inflater, compression
+
+if TYPE_CHECKING:
+    from ..storage.base import Store
+
+BLOCK_BYTES = 1 << 20
+# Looking for a line end: most are near, a long line should not take many reads.
+SCAN_BYTES = 16 << 10
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_piece(store: Store, key: str, piece: Piece, cut: InputCut) -> Iterator[memoryview]:
+    """The record-aligned bytes of a piece, in blocks; each block is valid until the next one is asked for."""
+    return PieceReader(store, key, piece, cut).blocks()
+
+
+class PieceReader:
+    """Reads one piece; `offset` is where in the (decompressed) object the record that was given last starts."""
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        piece: Piece,
+        cut: InputCut,
+        *,
+        memory_bytes: int = VALUE_BYTES_MAX,
+        on_read: Callable[[int], None] | None = None,
+    ):
+        self.piece = piece
+        self.offset: int = 0
+        self._store = store
+        self._key = key
+        self._cut = cut
+        self._memory_bytes = memory_bytes
+        self._on_read = on_read
+        self._compression = compression(piece.path)
+        self._bounds: tuple[int, int] | None = None
+
+    def bounds(self) -> tuple[int, int]:
+        """Where the piece's first record starts and its last one ends; for a compressed object, in its stored bytes."""
+        if self._bounds is None:
+            begin, end = self.piece.offset, self.piece.offset + self.piece.length
+            if self._compression or self._cut.kind == "file":
+                self._bounds = (begin, end)
+            elif self._cut.kind == "records":
+                self._bounds = (self._record_start(begin), self._record_start(end))
+            else:
+                start = self._line_start(begin)
+                self._bounds = (start, start if start >= end else self._line_start(end))
+            self.offset = self._bounds[0]
+        return self._bounds
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The piece's bytes, cut anywhere; each block is valid until the next one is asked for."""
+        if self._compression:
+            return self._inflated(self._compression)
+        return self._stored()
+
+    def whole(self) -> bytes:
+        """All of the piece's bytes at once; BoundPassed if they are more than `memory_bytes`."""
+        if self._compression is None:
+            start, stop = self.bounds()
+            self._check_size(stop - start)
+            buffer = io.BytesIO(bytes(stop - start))
+            with buffer.getbuffer() as view:
+                self._fill(start, view)
+            return buffer.getvalue()  # not a copy: nothing else refers to the buffer
+        out = io.BytesIO()
+        for block in self.blocks():
+            self._check_size(out.tell() + len(block))
+            out.write(block)
+        return out.getvalue()
+
+    def line_blocks(self) -> Iterator[bytes]:
+        """The piece as runs of whole lines of about a block, or one line where it is longer."""
+        carry: list[bytes] = []
+        carried, position = 0, None
+        for view in self.blocks():
+            if position is None:
+                position = self.offset
+            block = bytes(view)
+            cut = block.rfind(b"\n") + 1
+            if cut:
+                run = b"".join((*carry, block[:cut])) if carry else block[:cut]
+                self.offset = position
+                yield run
+                position += len(run)
+                carry, carried = [], 0
+                block = block[cut:]
+            if block:
+                carry.append(block)
+                carried += len(block)
+                if carried > self._memory_bytes:
+                    raise BoundPassed(
+                        f"{self.piece.path}: the line at offset {position:,} is over --memory {self._memory_bytes:,} bytes"
+                    )
+        if carry and position is not None:
+            self.offset = position
+            yield b"".join(carry)
+
+    def lines(self) -> Iterator[bytes]:
+        """The piece's lines, without their line ends (LF)."""
+        for block in self.line_blocks():
+            lines = block.split(b"\n")
+            if not lines[-1]:
+                lines.pop()
+            for line in lines:
+                yield line
+                self.offset += len(line) + 1
+
+    def jsonl(self) -> Iterator[Any]:
+        """The decoded value of each line that is not blank."""
+        import orjson
+
+        for line in self.lines():
+            if self.offset == 0:
+                line = line.removeprefix(_BOM)
+            if not line or line.isspace():
+                continue
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise self._bad(f"malformed JSON: {error.msg}") from None
+            yield value
+
+    def csv(self) -> Iterator[dict[str, str]]:
+        """A dict by the object's header for each row that is not blank."""
+        import csv
+
+        csv.field_size_limit(VALUE_BYTES_MAX)  # the module's own limit is 128 KiB, for the whole process
+        header = None
+        first = 0
+        if self.piece.offset:
+            header, first = self._csv_header()
+        rows = csv.reader(self._csv_lines(first), strict=True)
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                raise self._bad(f"malformed CSV: {error}") from None
+            if row is None:
+                return
+            if header is None:
+                header = self._check_header(row) if row else None
+            elif row:
+                if len(row) != len(header):
+                    raise self._bad(f"malformed CSV: {len(row)} fields in a row, {len(header)} in the header")
+                yield dict(zip(header, row, strict=True))
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def _stored(self) -> Iterator[memoryview]:
+        start, stop = self.bounds()
+        buffer = memoryview(bytearray(min(BLOCK_BYTES, max(stop - start, 1))))
+        for position in range(start, stop, len(buffer)):
+            view = buffer[: min(len(buffer), stop - position)]
+            self._fill(position, view)
+            yield view
+
+    def _inflated(self, name: str) -> Iterator[memoryview]:
+        position, size = 0, self.piece.size
+
+        def read(view: memoryview) -> int:
+            nonlocal position
+            view = view[: size - position]
+            self._fill(position, view)
+            position += len(view)
+            return len(view)
+
+        inflater = Inflater(name, self.piece.path, read)
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        total = 0
+        self.offset = 0
+        while count := inflater.read_into(buffer):
+            total += count
+            yield buffer[:count]
+        if self._cut.kind == "records" and total % self._cut.record_bytes:
+            raise self._torn(total)
+
+    def _fill(self, position: int, view: memoryview) -> None:
+        """Fills `view` from `position` on, all of it."""
+        filled = 0
+        while filled < len(view):
+            count = self._read(position + filled, view[filled:])
+            if not count:
+                raise BadInput(f"{self.piece.path}: ends at byte {position + filled:,}, and had {self.piece.size:,}")
+            filled += count
+        if self._on_read and filled:
+            self._on_read(filled)
+
+    def _read(self, position: int, view: memoryview) -> int:
+        try:
+            return self._store.read_into(self._key, position, view, self.piece.etag or None)
+        except PreconditionFailed:
+            raise BadInput(f"{self.piece.path}: the input has changed since the job was planned") from None
+        except NotFound:
+            raise BadInput(f"{self.piece.path}: the input has gone since the job was planned") from None
+
+    def _line_start(self, position: int) -> int:
+        """Where the first line starts that starts at or after `position`."""
+        size = self.piece.size
+        if position <= 0 or position >= size:
+            return min(max(position, 0), size)
+        position -= 1
+        scan = SCAN_BYTES
+        while position < size:
+            buffer = bytearray(min(scan, size - position))
+            with memoryview(buffer) as view:
+                count = self._read(position, view)
+            if not count:
+                break
+            found = buffer.find(b"\n", 0, count)
+            if found >= 0:
+                return position + found + 1
+            position += count
+            scan = min(scan * 4, BLOCK_BYTES)
+        return size
+
+    def _record_start(self, position: int) -> int:
+        size, record = self.piece.size, self._cut.record_bytes
+        if size % record:
+            raise self._torn(size)
+        return min(-(-position // record) * record, size)
+
+    # -- CSV ----------------------------------------------------------------------------------------------------------
+
+    def _csv_lines(self, first: int) -> Iterator[str]:
+        """The piece's lines from offset `first` on, decoded, with their line ends."""
+        for line in self.lines():
+            if self.offset < first:
+                continue
+            if self.offset == 0:
+                line = line.removeprefix(_BOM)
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise self._bad(f"malformed UTF-8: {error.reason}") from None
+            yield text + "\n"
+
+    def _csv_header(self) -> tuple[list[str] | None, int]:
+        """The header of the object and where the line after it starts; an object is only split if that is one line."""
+        import csv
+
+        piece = Piece(self.piece.path, self.piece.url, self.piece.size, self.piece.etag, 0, self.piece.size)
+        start = PieceReader(self._store, self._key, piece, self._cut, memory_bytes=self._memory_bytes)
+        for text in start._csv_lines(0):
+            row = next(csv.reader([text], strict=True), None)
+            if row:
+                return self._check_header(row), start.offset + 1
+        return None, self.piece.size
+
+    def _check_header(self, row: list[str]) -> list[str]:
+        if len(set(row)) < len(row):
+            name = next(name for name in row if row.count(name) > 1)
+            raise self._bad(
+                f'malformed CSV: two columns are called {name!r}; input = "lines" leaves the lines as they are'
+            )
+        return row
+
+    # -- errors -------------------------------------------------------------------------------------------------------
+
+    def _bad(self, why: str) -> BadInput:
+        return BadInput(f"{self.piece.path}: offset {self.offset:,}: {why}")
+
+    def _torn(self, size: int) -> BadInput:
+        record = self._cut.record_bytes
+        return BadInput(f"{self.piece.path}: {size:,} bytes are not a whole number of {record:,}-byte records")
+
+    def _check_size(self, size: int) -> None:
+        if size > self._memory_bytes:
+            raise BoundPassed(
+                f"{self.piece.path}: {size:,} bytes or more are over --memory {self._memory_bytes:,}: set input = "
+                '"blocks" in the application, or raise --memory'
+            )
+
+
+def csv_has_quoted_newlines(store: Store, key: str, size: int, etag: str | None = None) -> bool:
+    """True if a quoted field of the CSV object holds a line end, so that it cannot be split at line ends."""
+    buffer = bytearray(BLOCK_BYTES)
+    position = 0
+    quoted = False
+    previous = b"\n"  # the byte before: a quote opens a field only at its start
+    while position < size:
+        with memoryview(buffer) as view:
+            count = store.read_into(key, position, view, etag)
+        if not count:
+            return False
+        block = bytes(memoryview(buffer)[:count])
+        if position == 0 and block.startswith(_BOM):
+            block = block[len(_BOM) :]
+        position += count
+        parts = block.split(b'"')
+        for number, part in enumerate(parts):
+            if number:
+                # After the quote that closes, one more at once is an escaped quote: the field goes on.
+                quoted = not quoted and previous in (b",", b"\n", b"\r", b"closed")
+                previous = b"quote" if quoted else b"closed"
+            if part:
+                if quoted and b"\n" in part:
+                    return True
+                previous = part[-1:]
+    return False
