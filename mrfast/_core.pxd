@@ -1,0 +1,206 @@
+"""The C surface of mrfast/_native as Cython sees it."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "locale.h" nogil:
+    ctypedef void *locale_t
+    int LC_ALL_MASK
+    locale_t newlocale(int mask, const char *name, locale_t base)
+    void freelocale(locale_t locale)
+
+
+cdef extern from "_native/base.h" nogil:
+    enum: MR_OK, MR_NOMEM, MR_KEY_TOO_LONG, MR_VALUE_TOO_LONG, MR_CORRUPT, MR_BAD_LINE, MR_BAD_VALUE
+    enum: MR_TORN_RECORD, MR_NEEDS_PYTHON
+    ctypedef struct mr_buffer:
+        uint8_t *data
+        size_t len
+    int mr_buffer_append(mr_buffer *b, const void *bytes, size_t n)
+    void mr_buffer_free(mr_buffer *b)
+
+
+cdef extern from "_native/hash.h" nogil:
+    uint64_t mr_xxh3_64(const uint8_t *p, size_t n)
+
+
+cdef extern from "_native/record.h" nogil:
+    enum: MR_NULL, MR_FALSE, MR_TRUE, MR_INT, MR_FLOAT, MR_SELF, MR_BYTES, MR_STR, MR_JSON, MR_BIGINT, MR_DECIMAL, MR_STATE
+    ctypedef struct mr_record:
+        const uint8_t *key
+        const uint8_t *payload
+        const uint8_t *end
+        uint64_t number
+        uint32_t key_len
+        uint32_t payload_len
+        uint8_t tag
+    ctypedef struct mr_value:
+        const uint8_t *bytes
+        size_t len
+        uint64_t number
+        uint8_t tag
+    int mr_get_record(const uint8_t *p, const uint8_t *end, mr_record *r)
+
+
+cdef extern from "_native/classify.h" nogil:
+    ctypedef enum mr_letters:
+        MR_UNICODE, MR_ASCII, MR_SPACE
+    ctypedef enum mr_simd:
+        pass
+    ctypedef void (*mr_classify_fn)(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) noexcept nogil
+    mr_simd mr_simd_best()
+    mr_classify_fn mr_classifier(mr_letters letters, mr_simd simd)
+
+
+cdef extern from "_native/tokenize.h" nogil:
+    const char *MR_UNICODE_VERSION
+    size_t MR_WINDOW_TOKENS
+    ctypedef struct mr_span:
+        size_t start
+        size_t len
+    ctypedef struct mr_scan:
+        size_t at
+        size_t start
+        size_t incomplete
+        int open
+    void mr_scan_begin(mr_scan *s, const uint8_t *text, size_t len, mr_letters letters, mr_classify_fn f)
+    size_t mr_scan_window(mr_scan *s, mr_span *spans)
+    uint8_t *mr_lower(const uint8_t *p, size_t n, uint8_t *out)
+
+
+cdef extern from "_native/exact.h" nogil:
+    enum: MR_HAS_FLOAT, MR_HAS_NAN, MR_HAS_INF, MR_HAS_NEG_INF
+    ctypedef struct mr_exact:
+        uint64_t limb[34]
+        uint64_t flags
+    double mr_exact_round(const mr_exact *x)
+
+
+cdef extern from "_native/fold.h" nogil:
+    ctypedef enum mr_op:
+        MR_OP_NONE, MR_OP_SUM, MR_OP_COUNT, MR_OP_MIN, MR_OP_MAX, MR_OP_MEAN, MR_OP_FIRST, MR_OP_INDEX, MR_OP_CONCAT
+        MR_OP_IDENTITY, MR_OP_TOP
+    ctypedef struct mr_partial:
+        uint64_t count
+        mr_exact sum
+    double mr_bits_double(uint64_t bits)
+    int mr_state_get(const uint8_t *p, size_t n, char kind, mr_partial *partial)
+
+
+cdef extern from "_native/table.h" nogil:
+    ctypedef struct mr_table:
+        uint64_t seed[2]
+
+
+cdef extern from "_native/sink.h" nogil:
+    ctypedef struct mr_sink:
+        mr_op combine
+        mr_table table
+        uint64_t records_in
+    ctypedef struct mr_words:
+        mr_letters letters
+        mr_classify_fn classify
+        int lower
+        int distinct
+        mr_value value
+        mr_table seen
+        mr_span *spans
+    int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable)
+    size_t mr_sink_bytes(const mr_sink *s)
+    void mr_sink_free(mr_sink *s)
+    int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t len)
+    int mr_words_end(mr_sink *s, mr_words *w)
+    void mr_words_free(mr_words *w)
+
+
+cdef extern from "_native/lines.h" nogil:
+    ctypedef int (*mr_line_fn)(void *context, const uint8_t *line, size_t len) noexcept nogil
+    ctypedef struct mr_lines:
+        mr_buffer carry
+        uint64_t at
+    ctypedef struct mr_records:
+        size_t size
+        size_t start
+        size_t stop
+        mr_buffer carry
+        uint64_t at
+    int mr_emit_line(void *context, const uint8_t *line, size_t len) noexcept
+    int mr_lines_feed(mr_lines *l, const uint8_t *block, size_t len, mr_line_fn handle, void *context)
+    int mr_lines_end(mr_lines *l, mr_line_fn handle, void *context)
+    int mr_records_feed(mr_sink *s, mr_records *r, const uint8_t *block, size_t len)
+    int mr_records_end(mr_records *r)
+
+
+cdef extern from "_native/fields.h" nogil:
+    enum: MR_NO_COLUMN, MR_NO_NUMBER
+    ctypedef struct mr_column:
+        long column
+        long word
+    ctypedef struct mr_fields:
+        mr_sink *sink
+        uint8_t sep
+        mr_column key
+        mr_column value
+        int skip_bad
+        uint64_t skipped
+        int reason
+        locale_t c_locale
+    int mr_emit_fields(void *context, const uint8_t *line, size_t len) noexcept
+
+
+cdef extern from "_native/drain.h" nogil:
+    ctypedef struct mr_drained:
+        mr_buffer body
+        uint64_t *lengths
+        uint64_t *counts
+        uint64_t *checksums
+        uint64_t records
+    int mr_drain(const mr_sink *s, uint32_t partitions, mr_drained *out)
+    void mr_drained_free(mr_drained *d)
+
+
+cdef extern from "_native/sort.h" nogil:
+    ctypedef struct mr_entry:
+        const uint8_t *key
+        uint32_t key_len
+
+
+cdef extern from "_native/format.h" nogil:
+    ctypedef enum mr_format:
+        MR_TEXT, MR_TSV, MR_RAW
+    ctypedef struct mr_escapes:
+        pass
+    const mr_escapes mr_escape_key, mr_escape_value, mr_escape_tsv
+    int mr_put_escaped(mr_buffer *out, const uint8_t *p, size_t n, const mr_escapes *escapes)
+
+
+cdef extern from "_native/group.h" nogil:
+    ctypedef struct mr_run:
+        const uint8_t *data
+        size_t len
+        uint64_t order
+        uint64_t records
+    ctypedef struct mr_grouper:
+        uint64_t records
+        mr_entry *entries
+        size_t at
+        size_t bad
+        double number
+    ctypedef struct mr_writer:
+        mr_op op
+        mr_format format
+        const uint8_t *joint
+        size_t joint_len
+        const uint8_t *terminator
+        size_t terminator_len
+        mr_buffer out
+        uint64_t lines
+    int mr_segment_check(const uint8_t *data, size_t len, uint64_t records, uint64_t checksum, size_t *offset,
+                         const char **why)
+    int mr_group_add(mr_grouper *g, const mr_run *run)
+    int mr_group_sort(mr_grouper *g)
+    int mr_group_record(const mr_grouper *g, size_t i, mr_record *r)
+    mr_value mr_record_value(const mr_record *r)
+    size_t mr_group_end(const mr_grouper *g, size_t first)
+    int mr_group_write(mr_grouper *g, mr_writer *w, int *is_float)
+    void mr_group_free(mr_grouper *g)

@@ -1,0 +1,219 @@
+# cython: language_level=3
+"""The extension: classes that own memory, drop the GIL, and turn status codes into exceptions. See mrfast.core."""
+
+import os
+
+import orjson
+
+from mrfast.errors import BadInput, BadRecord, BoundPassed, CorruptSegment
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+
+cdef extern from *:
+    """
+    /* The UTF-8 that the str caches; NULL, and no exception, for one with a lone surrogate. */
+    static inline const char *mr_py_utf8(PyObject *text, Py_ssize_t *size) {
+        const char *p = PyUnicode_AsUTF8AndSize(text, size);
+        if (!p) PyErr_Clear();
+        return p;
+    }
+    """
+    const char *mr_py_utf8(object text, Py_ssize_t *size)
+    long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
+    char *PyOS_double_to_string(double value, char code, int precision, int flags, int *kind) except NULL
+    void PyMem_Free(void *p)
+    int Py_DTSF_ADD_DOT_0
+
+
+UNICODE_VERSION = MR_UNICODE_VERSION.decode()
+
+cdef mr_simd SIMD = mr_simd_best()
+cdef uint64_t[2] SEED
+memcpy(SEED, PyBytes_AS_STRING(os.urandom(16)), 16)
+
+LETTERS = {"unicode": MR_UNICODE, "ascii": MR_ASCII, "space": MR_SPACE}
+OPS = {
+    "sum": MR_OP_SUM, "count": MR_OP_COUNT, "min": MR_OP_MIN, "max": MR_OP_MAX, "mean": MR_OP_MEAN,
+    "first": MR_OP_FIRST, "index": MR_OP_INDEX, "concat": MR_OP_CONCAT, "identity": MR_OP_IDENTITY, "top": MR_OP_TOP,
+}
+# These fold values as they come; the other ops need every value, so a sink only collects for them.
+COMBINING = frozenset({"sum", "count", "min", "max", "mean", "first", "index"})
+FORMATS = {"text": MR_TEXT, "tsv": MR_TSV, "raw": MR_RAW}
+TAKES = {
+    "sum": "numbers", "mean": "numbers", "min": "numbers, or only str, or only bytes",
+    "max": "numbers, or only str, or only bytes", "index": "str values", "concat": "str values", "top": "numbers, or only str, or only bytes",
+}
+
+
+cdef mr_classify_fn classifier(letters) except NULL:
+    if letters not in LETTERS:
+        raise ValueError(f"letters={letters!r}: choose 'unicode', 'ascii' or 'space'")
+    return mr_classifier(<mr_letters>LETTERS[letters], SIMD)
+
+
+cdef object check(int status):
+    """Raises what a kernel's status stands for, when nothing more is known about it."""
+    if status == MR_OK:
+        return None
+    if status == MR_NOMEM:
+        raise MemoryError("mrfast's core is out of memory")
+    if status == MR_KEY_TOO_LONG:
+        raise BoundPassed("a key is over 16 MiB, the bound of a key; shorten it, or make it part of the value")
+    if status == MR_VALUE_TOO_LONG:
+        raise BoundPassed("a value is over 1 GiB, the bound of a value; split it over several records")
+    raise SystemError(f"mrfast's core: unexpected status {status}")
+
+
+cdef bytes utf8(str text):
+    """UTF-8 of a str; undecodable bytes of a file name (surrogateescape) come back as they were."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        pass
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise BadRecord(f"{text!r} holds a lone surrogate, which UTF-8 cannot carry; emit bytes, "
+                        'or text.encode("utf-8", "replace").decode()') from None
+
+
+cdef inline object decode(const uint8_t *p, Py_ssize_t n):
+    return PyUnicode_DecodeUTF8(<const char *>p, n, "surrogateescape")
+
+
+cdef inline bytes raw(const uint8_t *p, Py_ssize_t n):
+    return PyBytes_FromStringAndSize(<const char *>p, n)
+
+
+cdef class _Input:
+    """A bytes-like argument, held for as long as a kernel reads it."""
+
+    cdef Py_buffer view
+
+    def __cinit__(self, data):
+        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+
+cdef class Buffer:
+    """Bytes that a kernel made, readable through the buffer protocol without a copy."""
+
+    cdef mr_buffer bytes
+
+    def __dealloc__(self):
+        mr_buffer_free(&self.bytes)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        cdef char *data = <char *>self.bytes.data if self.bytes.data else <char *>""
+        PyBuffer_FillInfo(view, self, data, <Py_ssize_t>self.bytes.len, 1, flags)
+
+    def __len__(self):
+        return self.bytes.len
+
+
+def xxh3_64(data) -> int:
+    """The XXH3 64-bit digest (seed 0) of a str (its UTF-8) or a bytes-like object: what partitions and checksums use."""
+    cdef _Input view = _Input(utf8(data) if isinstance(data, str) else data)
+    cdef uint64_t digest
+    with nogil:
+        digest = mr_xxh3_64(<const uint8_t *>view.view.buf, <size_t>view.view.len)
+    return digest
+
+
+def partition(key, partitions: int) -> int:
+    """The partition of a key among `partitions`: xxh3_64(key) % partitions."""
+    if not 1 <= partitions <= 65535:
+        raise ValueError(f"partitions={partitions}: choose 1 to 65535")
+    return xxh3_64(key) % partitions
+
+
+def tokens(data, *, letters: str) -> list:
+    """The tokens of a bytes-like object, in order: str for letters="unicode" and "ascii", bytes for "space".
+
+    "unicode" is every maximal run of code points of general category L in UTF-8, "ascii" of A-Z and a-z, "space" what
+    bytes.split() gives. Malformed UTF-8 is never a letter and never an error. O(n).
+    """
+    cdef mr_classify_fn classify = classifier(letters)
+    cdef mr_letters kind = <mr_letters>LETTERS[letters]
+    cdef _Input view = _Input(utf8(data) if isinstance(data, str) else data)
+    cdef const uint8_t *text = <const uint8_t *>view.view.buf
+    cdef size_t len = <size_t>view.view.len, n, i
+    cdef mr_scan scan
+    cdef mr_span *spans = <mr_span *>malloc((MR_WINDOW_TOKENS + 1) * sizeof(mr_span))
+    cdef list out = []
+    if not spans:
+        raise MemoryError
+    try:
+        mr_scan_begin(&scan, text, len, kind, classify)
+        while scan.at < len:
+            with nogil:
+                n = mr_scan_window(&scan, spans)
+            if scan.at == len and scan.open:
+                spans[n].start = scan.start
+                spans[n].len = scan.incomplete - scan.start
+                n += 1
+            for i in range(n):
+                if kind == MR_SPACE:
+                    out.append(raw(text + spans[i].start, <Py_ssize_t>spans[i].len))
+                else:
+                    out.append(decode(text + spans[i].start, <Py_ssize_t>spans[i].len))
+    finally:
+        free(spans)
+    return out
+
+
+def lower(text: str) -> str:
+    """The text with each code point lower-cased by itself, as ops.words(lower=True) does it."""
+    cdef bytes data = utf8(text)
+    cdef bytearray out = bytearray(3 * len(data) + 1)
+    cdef uint8_t *start = <uint8_t *>out
+    cdef uint8_t *end = mr_lower(<const uint8_t *>PyBytes_AS_STRING(data), <size_t>len(data), start)
+    return decode(start, end - start)
+
+
+cdef bytes escaped(data, const mr_escapes *escapes):
+    cdef _Input view = _Input(utf8(data) if isinstance(data, str) else data)
+    cdef Buffer out = Buffer()
+    check(mr_put_escaped(&out.bytes, <const uint8_t *>view.view.buf, <size_t>view.view.len, escapes))
+    return raw(out.bytes.data, <Py_ssize_t>out.bytes.len) if out.bytes.len else b""
+
+
+def escape_key(key) -> bytes:
+    """The key as a line of `output = "text"` holds it: backslash, space and LF escaped."""
+    return escaped(key, &mr_escape_key)
+
+
+def escape_value(value) -> bytes:
+    """The value as a line of `output = "text"` holds it: backslash and LF escaped."""
+    return escaped(value, &mr_escape_value)
+
+
+cdef object bad_value(op, key, value):
+    name = type(value).__name__
+    return BadRecord(f"ops.{op} takes {TAKES.get(op, 'other values')}; key {key!r:.60} has a value of type {name} ({value!r:.60})")
+
+
+cdef class Drained:
+    """A sink's records as R sorted segments: `body` holds them back to back, the lists say where."""
+
+    cdef readonly Buffer body
+    cdef readonly list lengths
+    cdef readonly list counts
+    cdef readonly list checksums
+    cdef readonly int records
+    cdef readonly object key_kind
+    cdef readonly object combined
+
+
+# The sources and groupers of the core, one idea a file; included, so that they stay one extension.
+include "_core_sink.pxi"
+include "_core_group.pxi"

@@ -1,0 +1,341 @@
+cdef enum Source:
+    NO_SOURCE, WORDS, LINES, FIELDS, RECORDS
+
+SOURCES = {"words": WORDS, "lines": LINES, "fields": FIELDS, "records": RECORDS}
+
+
+cdef object bad_key(key):
+    name = type(key).__name__
+    return BadRecord(f"a key of type {name} was emitted ({key!r:.60}): keys are str, or all of them bytes; "
+                     "emit str(key)")
+
+
+cdef object mixed_keys(kind, other):
+    return BadRecord(f"a {other} key was emitted after {kind} keys: keys are str, or all of them bytes; "
+                     "use key.decode() or key.encode() to make them one kind")
+
+
+cdef mr_column column(spec):
+    cdef mr_column c
+    if isinstance(spec, tuple):
+        c.column, c.word = spec
+    else:
+        c.column, c.word = (-1 if spec is None else spec), -1
+    return c
+
+
+@cython.final
+cdef class MapSink:
+    """Collects a map task's records, combining where it can, and drains them as sorted segments.
+
+    `source` is a native map op of mrfast.ops for feed(); `combine` a native reduce op. emit() and emit_all() take pairs
+    from Python. One thread at a time; feed() and drain() run without the GIL. Memory grows with the distinct keys that
+    are combined and the records that are not (`memory_bytes`).
+    """
+
+    cdef mr_sink sink
+    cdef mr_words words
+    cdef mr_lines lines
+    cdef mr_fields fields
+    cdef mr_records records
+    cdef Source source
+    cdef uint32_t partitions
+    cdef bint busy
+    cdef int kind  # of keys: 0 none yet, MR_STR, MR_BYTES
+    cdef object combine_name
+    cdef object filename
+    cdef bytes filename_utf8
+    cdef uint64_t offset
+    cdef uint64_t drained_records
+
+    def __cinit__(self, partitions: int, *, source=None, combine=None):
+        if not 1 <= partitions <= 65535:
+            raise ValueError(f"partitions={partitions}: choose 1 to 65535")
+        self.partitions = partitions
+        self.combine_name = combine.kind if combine is not None and combine.kind in COMBINING else None
+        self.sink.combine = OPS[self.combine_name] if self.combine_name else MR_OP_NONE
+        memcpy(self.sink.table.seed, SEED, 16)
+        memcpy(self.words.seen.seed, SEED, 16)
+        self.filename = ""
+        self.source = NO_SOURCE
+        if source is not None:
+            self._set_source(source)
+
+    cdef _set_source(self, source):
+        if source.kind not in SOURCES:
+            raise ValueError(f"a MapSink cannot be fed by ops.{source.kind}; emit its pairs instead")
+        self.source = SOURCES[source.kind]
+        if self.source == WORDS:
+            self.words.classify = classifier(source.letters)
+            self.words.letters = <mr_letters>LETTERS[source.letters]
+            self.words.lower = source.lower and self.words.letters != MR_SPACE
+            if source.lower and self.words.letters == MR_SPACE:
+                raise ValueError('lower=True needs letters="unicode" or "ascii": "space" tokens are any bytes')
+            self.words.distinct = source.distinct
+            self.words.value.tag = MR_STR if source.value == "filename" else MR_INT
+            self.words.value.number = 1
+            self.words.spans = <mr_span *>malloc((MR_WINDOW_TOKENS + 1) * sizeof(mr_span))
+            if not self.words.spans:
+                raise MemoryError
+            self.kind = MR_BYTES if self.words.letters == MR_SPACE else MR_STR
+        else:
+            self.kind = MR_BYTES
+        if self.source == FIELDS:
+            self.fields.sink = &self.sink
+            self.fields.sep = source.sep[0]
+            self.fields.key = column(source.key)
+            self.fields.value = column(source.value)
+            self.fields.skip_bad = source.bad == "skip"
+            self.fields.c_locale = newlocale(LC_ALL_MASK, b"C", NULL)
+            if not self.fields.c_locale:
+                raise MemoryError
+        elif self.source == RECORDS:
+            self.records.size = source.size
+            self.records.start, self.records.stop = source.key
+
+    def __dealloc__(self):
+        mr_sink_free(&self.sink)
+        mr_words_free(&self.words)
+        mr_buffer_free(&self.lines.carry)
+        mr_buffer_free(&self.records.carry)
+        if self.fields.c_locale:
+            freelocale(self.fields.c_locale)
+
+    cdef claim(self):
+        if self.busy:
+            raise RuntimeError("this MapSink is in use by another thread; give each thread its own")
+        self.busy = True
+
+    @property
+    def records_in(self):
+        """Records emitted so far, before combining."""
+        return self.sink.records_in
+
+    @property
+    def records_out(self):
+        """Records drained so far, after combining."""
+        return self.drained_records
+
+    @property
+    def memory_bytes(self):
+        """Bytes that the table and the log hold."""
+        return mr_sink_bytes(&self.sink)
+
+    @property
+    def skipped(self):
+        """Malformed lines that ops.fields(bad="skip") passed over."""
+        return self.fields.skipped
+
+    @property
+    def key_kind(self):
+        """"str" or "bytes", or None while no key was emitted."""
+        return {0: None, MR_STR: "str", MR_BYTES: "bytes"}[self.kind]
+
+    def begin(self, filename: str, offset: int = 0):
+        """Starts a piece of input; `offset` is where it begins in its object, for error messages."""
+        self.filename = filename
+        self.offset = offset
+        if self.source == WORDS and self.words.value.tag == MR_STR:
+            self.filename_utf8 = utf8(filename)
+            self.words.value.bytes = <const uint8_t *>PyBytes_AS_STRING(self.filename_utf8)
+            self.words.value.len = <size_t>PyBytes_GET_SIZE(self.filename_utf8)
+
+    def feed(self, block):
+        """Takes the next bytes of the piece, cut anywhere, and emits what its source finds in them.
+
+        Raises BadInput (ops.fields: a malformed line, with its offset), BoundPassed, BadRecord. O(len), without the GIL.
+        """
+        cdef _Input view = _Input(block)
+        cdef const uint8_t *p = <const uint8_t *>view.view.buf
+        cdef size_t n = <size_t>view.view.len
+        cdef int status = MR_OK
+        if self.source == NO_SOURCE:
+            raise ValueError("this MapSink has no native source: make it with source=ops.words(...) or another map op")
+        self.claim()
+        try:
+            with nogil:
+                if self.source == WORDS:
+                    status = mr_words_feed(&self.sink, &self.words, p, n)
+                elif self.source == LINES:
+                    status = mr_lines_feed(&self.lines, p, n, mr_emit_line, &self.sink)
+                elif self.source == FIELDS:
+                    status = mr_lines_feed(&self.lines, p, n, mr_emit_fields, &self.fields)
+                else:
+                    status = mr_records_feed(&self.sink, &self.records, p, n)
+        finally:
+            self.busy = False
+        if status != MR_OK:
+            self._raise(status)
+
+    def end(self):
+        """Ends the piece: what the last block left open (a word, a line without its LF) is emitted."""
+        cdef int status = MR_OK
+        self.claim()
+        try:
+            with nogil:
+                if self.source == WORDS:
+                    status = mr_words_end(&self.sink, &self.words)
+                elif self.source == LINES:
+                    status = mr_lines_end(&self.lines, mr_emit_line, &self.sink)
+                elif self.source == FIELDS:
+                    status = mr_lines_end(&self.lines, mr_emit_fields, &self.fields)
+                elif self.source == RECORDS:
+                    status = mr_records_end(&self.records)
+        finally:
+            self.busy = False
+        if status != MR_OK:
+            self._raise(status)
+
+    cdef _raise(self, int status):
+        if status == MR_BAD_LINE:
+            what = "a column is missing" if self.fields.reason == MR_NO_COLUMN else "the value column is not a number"
+            raise BadInput(f"{self.filename}: line at byte {self.offset + self.lines.at}: {what}; correct the key= and "
+                           'value= of ops.fields, or pass over such lines with bad="skip", which counts them')
+        if status == MR_TORN_RECORD:
+            raise BadInput(f"{self.filename}: the last record, at byte {self.offset + self.records.at}, is cut off: the "
+                           f"size of the object is not a multiple of the record size {self.records.size}")
+        if status == MR_BAD_VALUE:
+            raise BadRecord(f"{self.filename}: ops.{self.combine_name} takes {TAKES.get(self.combine_name)}; "
+                            "the map op emits something else")
+        check(status)
+
+    cdef int _add(self, object key, object value) except -1:
+        """One pair from Python; the GIL is held, so that the key's UTF-8 is read where it lies."""
+        cdef const uint8_t *p
+        cdef Py_ssize_t n
+        cdef mr_value v
+        cdef int overflow = 0, kind, status
+        cdef double number
+        cdef object keep = None, keep_key = None
+        if self.busy:
+            self.claim()
+        if type(key) is str:
+            kind = MR_STR
+            p = <const uint8_t *>mr_py_utf8(key, &n)
+            if not p:
+                keep_key = utf8(key)
+                p = <const uint8_t *>PyBytes_AS_STRING(keep_key)
+                n = PyBytes_GET_SIZE(keep_key)
+        elif isinstance(key, bytes):
+            kind = MR_BYTES
+            p = <const uint8_t *>PyBytes_AS_STRING(key)
+            n = PyBytes_GET_SIZE(key)
+        elif isinstance(key, str):
+            kind = MR_STR
+            keep_key = utf8(key)
+            p = <const uint8_t *>PyBytes_AS_STRING(keep_key)
+            n = PyBytes_GET_SIZE(keep_key)
+        else:
+            raise bad_key(key)
+        if self.kind != kind:
+            if self.kind:
+                raise mixed_keys(self.key_kind, "bytes" if kind == MR_BYTES else "str")
+            self.kind = kind
+        v.bytes = NULL
+        v.len = 0
+        v.number = 0
+        if type(value) is int:
+            v.number = <uint64_t>PyLong_AsLongLongAndOverflow(value, &overflow)
+            v.tag = MR_INT
+            if overflow:
+                keep = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+                v.tag = MR_BIGINT
+        elif type(value) is str:
+            v.tag = MR_STR
+            v.bytes = <const uint8_t *>mr_py_utf8(value, <Py_ssize_t *>&v.len)
+            if not v.bytes:
+                keep = utf8(value)
+        elif type(value) is float:
+            v.tag = MR_FLOAT
+            number = value
+            memcpy(&v.number, &number, 8)
+        elif value is None:
+            v.tag = MR_NULL
+        elif value is True:
+            v.tag = MR_TRUE
+        elif value is False:
+            v.tag = MR_FALSE
+        elif isinstance(value, bytes):
+            v.tag = MR_BYTES
+            keep = value
+        elif isinstance(value, (int, float, str)):  # a subclass, such as IntEnum or numpy.float64
+            return self._add(key, int(value) if isinstance(value, int) else float(value) if isinstance(value, float)
+                             else str.__str__(value))
+        else:
+            v.tag = MR_JSON
+            try:
+                keep = orjson.dumps(value)
+            except TypeError as error:
+                raise BadRecord(
+                    f"a value of type {type(value).__name__} was emitted ({value!r:.60}): values are str, bytes, int, float, bool, "
+                    f"None, or what JSON holds ({error}); emit a list, such as sorted(value), or str(value)"
+                ) from None
+        if keep is not None:
+            v.bytes = <const uint8_t *>PyBytes_AS_STRING(keep)
+            v.len = <size_t>PyBytes_GET_SIZE(keep)
+        status = mr_sink_add(&self.sink, p, <size_t>n, &v, 0)
+        if status == MR_OK:
+            return 0
+        if status == MR_BAD_VALUE:
+            raise bad_value(self.combine_name, key, value)
+        check(status)
+        return 0
+
+    def emit(self, key, value):
+        """Takes one pair. Raises BadRecord for a key or value that cannot be a record, BoundPassed for one too long."""
+        self._add(key, value)
+
+    def emit_all(self, pairs) -> int:
+        """Takes every (key, value) pair of an iterable and gives their number: the fast way in from Python.
+
+        None counts as no pairs (a map that returned nothing). Raises as emit() does, and BadRecord for what is no pair.
+        """
+        cdef uint64_t n = 0
+        cdef object pair
+        if pairs is None:
+            return 0
+        if isinstance(pairs, dict):
+            raise BadRecord("map returned a dict; return dict.items(), or yield its pairs")
+        try:
+            iterator = iter(pairs)
+        except TypeError:
+            raise BadRecord(f"map returned {type(pairs).__name__} ({pairs!r:.60}): yield or return (key, value) pairs") from None
+        for pair in iterator:
+            if PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2:
+                self._add(<object>PyTuple_GET_ITEM(pair, 0), <object>PyTuple_GET_ITEM(pair, 1))
+            else:
+                if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                    raise BadRecord(f"map emitted {pair!r:.60}, which is no (key, value) pair; yield key, value")
+                self._add(pair[0], pair[1])
+            n += 1
+        return n
+
+    def drain(self) -> Drained:
+        """Empties the sink into R sorted segments; it can then be used again. O(n log n) at worst, without the GIL."""
+        cdef mr_drained out
+        cdef int status
+        cdef Drained drained = Drained()
+        cdef Buffer body = Buffer()
+        cdef uint32_t i
+        memset(&out, 0, sizeof(out))
+        self.claim()
+        try:
+            with nogil:
+                status = mr_drain(&self.sink, self.partitions, &out)
+            if status == MR_OK:
+                drained.lengths = [out.lengths[i] for i in range(self.partitions)]
+                drained.counts = [out.counts[i] for i in range(self.partitions)]
+                drained.checksums = [out.checksums[i] for i in range(self.partitions)]
+                drained.records = out.records
+                body.bytes = out.body
+                memset(&out.body, 0, sizeof(out.body))
+                mr_sink_free(&self.sink)
+            mr_drained_free(&out)
+        finally:
+            self.busy = False
+        check(status)
+        self.drained_records += <uint64_t>drained.records
+        drained.body = body
+        drained.key_kind = self.key_kind
+        drained.combined = self.combine_name
+        return drained

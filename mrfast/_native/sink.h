@@ -1,0 +1,224 @@
+/* A map task's output while it grows: a combiner table, and a log of the records that are not combined. */
+#ifndef MRFAST_SINK_H
+#define MRFAST_SINK_H
+
+#include "table.h"
+#include "tokenize.h"
+
+typedef struct {
+    mr_op combine;
+    mr_table table; /* combined values, by key; with MR_OP_INDEX the value that a key was last given */
+    mr_arena cells; /* texts and partials that the table's cells point to */
+    mr_buffer log;  /* records back to back, in emit order */
+    uint64_t log_records;
+    uint64_t records_in;
+} mr_sink;
+
+static inline void mr_sink_free(mr_sink *s) {
+    mr_table_free(&s->table);
+    mr_arena_free(&s->cells);
+    mr_buffer_free(&s->log);
+    s->log_records = 0;
+}
+
+static inline size_t mr_sink_bytes(const mr_sink *s) {
+    return s->table.capacity * sizeof(mr_slot) + s->table.arena.total_bytes + s->cells.total_bytes + s->log.cap;
+}
+
+static int mr_sink_log(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v) {
+    MR_TRY(mr_buffer_reserve(&s->log, mr_record_bound(key_len, v->len)));
+    s->log.len = (size_t)(mr_put_record(s->log.data + s->log.len, key, key_len, v) - s->log.data);
+    s->log_records++;
+    return MR_OK;
+}
+
+/* The value is the one that this key was given last: an index lists it once anyway. */
+static int mr_sink_repeats(mr_cell *last, const mr_value *v) {
+    return last->tag == v->tag && v->tag >= MR_BYTES && mr_cell_text(last)->len == v->len &&
+           (!v->len || !memcmp(mr_cell_text(last)->bytes, v->bytes, v->len));
+}
+
+static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
+    MR_TRY(mr_table_reserve(&s->table, 1));
+    mr_slot *slot = mr_table_slot(&s->table, k);
+    if (!slot) return MR_NOMEM;
+    mr_cell cell = {.number = slot->number, .tag = slot->tag};
+    if (s->combine == MR_OP_INDEX) {
+        if (v->tag != MR_STR && v->tag != MR_BYTES) {
+            mr_table_undo(&s->table, slot);
+            return MR_BAD_VALUE;
+        }
+        if (mr_sink_repeats(&cell, v)) return MR_OK;
+        int status = mr_cell_keep(&cell, v, &s->cells);
+        if (status != MR_OK) mr_table_undo(&s->table, slot);
+        MR_TRY(status);
+        slot->number = cell.number;
+        slot->tag = cell.tag;
+        return mr_sink_log(s, k->bytes, k->len, v);
+    }
+    int status = mr_fold(s->combine, &cell, v, &s->cells);
+    if (status == MR_OK) {
+        slot->number = cell.number;
+        slot->tag = cell.tag;
+    } else {
+        mr_table_undo(&s->table, slot);
+        if (status == MR_NEEDS_PYTHON) return mr_sink_log(s, k->bytes, k->len, v);
+    }
+    return status;
+}
+
+/* One pair into the sink. Bounds are checked here, once, for whoever emits. */
+static int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable) {
+    if (MR_UNLIKELY(key_len > MR_KEY_MAX)) return MR_KEY_TOO_LONG;
+    if (MR_UNLIKELY(v->len > MR_VALUE_MAX)) return MR_VALUE_TOO_LONG;
+    s->records_in++;
+    if (s->combine == MR_OP_NONE) return mr_sink_log(s, key, key_len, v);
+    mr_key k = mr_make_key(&s->table, key, key_len, readable);
+    return mr_sink_fold(s, &k, v);
+}
+
+#define MR_BATCH 64
+
+/* (token, 1) for each span, with sum or count as the combiner: hash and prefetch a batch, then look it up. */
+static int mr_sink_count_spans(mr_sink *s, const uint8_t *text, const uint8_t *end, const mr_span *spans, size_t n) {
+    mr_key keys[MR_BATCH];
+    for (size_t i = 0; i < n; i += MR_BATCH) {
+        size_t batch = n - i < MR_BATCH ? n - i : MR_BATCH;
+        MR_TRY(mr_table_reserve(&s->table, batch));
+        for (size_t j = 0; j < batch; j++) {
+            const uint8_t *p = text + spans[i + j].start;
+            if (MR_UNLIKELY(spans[i + j].len > MR_KEY_MAX)) return MR_KEY_TOO_LONG;
+            keys[j] = mr_make_key(&s->table, p, spans[i + j].len, end - p >= MR_INLINE_KEY);
+            mr_table_prefetch(&s->table, keys[j].hash);
+        }
+        for (size_t j = 0; j < batch; j++) {
+            mr_slot *slot = mr_table_slot(&s->table, &keys[j]);
+            if (MR_UNLIKELY(!slot)) return MR_NOMEM;
+            if (MR_LIKELY(slot->tag == MR_INT && slot->number != (uint64_t)INT64_MAX)) {
+                slot->number++;
+                continue;
+            }
+            mr_value one = {.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
+            mr_cell cell = {.number = slot->number, .tag = slot->tag};
+            MR_TRY(mr_fold(s->combine, &cell, &one, &s->cells));
+            slot->number = cell.number;
+            slot->tag = cell.tag;
+        }
+        s->records_in += batch;
+    }
+    return MR_OK;
+}
+
+/* Whether the token is new in this piece; `seen` maps a token to the last piece that had it. */
+static int mr_first_in_piece(mr_table *seen, const uint8_t *p, size_t len, int readable, uint64_t piece, int *first) {
+    MR_TRY(mr_table_reserve(seen, 1));
+    mr_key k = mr_make_key(seen, p, len, readable);
+    mr_slot *slot = mr_table_slot(seen, &k);
+    if (!slot) return MR_NOMEM;
+    *first = !slot->tag || slot->number != piece;
+    slot->tag = MR_INT;
+    slot->number = piece;
+    return MR_OK;
+}
+
+/* What `ops.words` asks for; zero-initialise, then set. The carry holds bytes that only the next block can decide. */
+typedef struct {
+    mr_letters letters;
+    mr_classify_fn classify;
+    int lower;
+    int distinct;
+    mr_value value;
+    uint64_t piece;
+    mr_table seen;
+    mr_buffer carry;
+    mr_buffer lowered;
+    mr_span *spans; /* room for MR_WINDOW_TOKENS */
+} mr_words;
+
+static int mr_words_spans(mr_sink *s, mr_words *w, const uint8_t *text, size_t len, mr_span *spans, size_t n) {
+    const uint8_t *end = text + len;
+    if (w->lower) {
+        w->lowered.len = 0;
+        size_t most = 0;
+        for (size_t i = 0; i < n; i++) most += 3 * spans[i].len;
+        MR_TRY(mr_buffer_reserve(&w->lowered, most + MR_INLINE_KEY));
+        uint8_t *out = w->lowered.data;
+        for (size_t i = 0; i < n; i++) {
+            uint8_t *next = mr_lower(text + spans[i].start, spans[i].len, out);
+            spans[i].start = (size_t)(out - w->lowered.data);
+            spans[i].len = (size_t)(next - out);
+            out = next;
+        }
+        text = w->lowered.data;
+        end = text + w->lowered.cap;
+    }
+    int counting = s->combine == MR_OP_COUNT || (s->combine == MR_OP_SUM && w->value.tag == MR_INT);
+    if (counting && !w->distinct) return mr_sink_count_spans(s, text, end, spans, n);
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t *p = text + spans[i].start;
+        int first = 1, readable = end - p >= MR_INLINE_KEY;
+        if (MR_UNLIKELY(spans[i].len > MR_KEY_MAX)) return MR_KEY_TOO_LONG;
+        if (w->distinct) MR_TRY(mr_first_in_piece(&w->seen, p, spans[i].len, readable, w->piece, &first));
+        if (first) MR_TRY(mr_sink_add(s, p, spans[i].len, &w->value, readable));
+    }
+    return MR_OK;
+}
+
+/* The words of a run of bytes; *rest is where the undecided tail begins (with `final` there is none). */
+static int mr_words_run(mr_sink *s, mr_words *w, const uint8_t *text, size_t len, int final, size_t *rest) {
+    mr_scan scan;
+    mr_scan_begin(&scan, text, len, w->letters, w->classify);
+    while (scan.at < len) {
+        size_t n = mr_scan_window(&scan, w->spans);
+        MR_TRY(mr_words_spans(s, w, text, len, w->spans, n));
+    }
+    *rest = mr_scan_rest(&scan);
+    if (final && scan.open) {
+        mr_span last = {.start = scan.start, .len = scan.incomplete - scan.start};
+        MR_TRY(mr_words_spans(s, w, text, len, &last, 1));
+    }
+    return MR_OK;
+}
+
+/* Feeds a block cut anywhere: the carry and just enough of the block to decide it, then the block itself. */
+static int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t len) {
+    size_t rest, used = 0;
+    while (w->carry.len && used < len) {
+        size_t take = w->carry.len < 256 ? 256 : w->carry.len, held = w->carry.len;
+        if (take > len - used) take = len - used;
+        MR_TRY(mr_buffer_append(&w->carry, block + used, take));
+        MR_TRY(mr_words_run(s, w, w->carry.data, w->carry.len, 0, &rest));
+        used += take;
+        if (rest >= held && used < len) { /* the tail lies in the block: it is scanned there, with what follows it */
+            used -= w->carry.len - rest;
+            w->carry.len = 0;
+            break;
+        }
+        if (rest) memmove(w->carry.data, w->carry.data + rest, w->carry.len - rest);
+        w->carry.len -= rest;
+        if (w->carry.len > MR_KEY_MAX + 8) return MR_KEY_TOO_LONG;
+    }
+    if (used == len) return MR_OK;
+    MR_TRY(mr_words_run(s, w, block + used, len - used, 0, &rest));
+    if (len - used - rest > MR_KEY_MAX + 8) return MR_KEY_TOO_LONG;
+    w->carry.len = 0;
+    return mr_buffer_append(&w->carry, block + used + rest, len - used - rest);
+}
+
+static int mr_words_end(mr_sink *s, mr_words *w) {
+    size_t rest;
+    int status = w->carry.len ? mr_words_run(s, w, w->carry.data, w->carry.len, 1, &rest) : MR_OK;
+    w->carry.len = 0;
+    w->piece++;
+    return status;
+}
+
+static inline void mr_words_free(mr_words *w) {
+    mr_table_free(&w->seen);
+    mr_buffer_free(&w->carry);
+    mr_buffer_free(&w->lowered);
+    free(w->spans);
+    w->spans = NULL;
+}
+
+#endif

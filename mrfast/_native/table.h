@@ -1,0 +1,141 @@
+/* The combiner's hash table: open addressing, 32-byte slots, keys of up to 16 bytes inside the slot.
+ *
+ * A slot's place is the top bits of its hash, so growth walks old and new memory in order and never reads key bytes
+ * (a long key's hash lies before its bytes in the arena). Probing is linear; the load stays under 5/8. */
+#ifndef MRFAST_TABLE_H
+#define MRFAST_TABLE_H
+
+#include "fold.h"
+#include "hash.h"
+
+#define MR_INLINE_KEY 16
+
+typedef struct {
+    uint64_t k0, k1;  /* the key, zero-padded; of a longer key its first 8 bytes and the address of all of them */
+    uint64_t number;  /* with tag: the cell that the values are folded into */
+    uint32_t tag;     /* 0: the slot is free */
+    uint32_t len;
+} mr_slot;
+
+/* A key on its way into the table. */
+typedef struct {
+    uint64_t k0, k1, hash;
+    const uint8_t *bytes;
+    size_t len;
+} mr_key;
+
+typedef struct {
+    mr_slot *slots;
+    size_t capacity; /* a power of two */
+    size_t count;
+    unsigned shift;
+    uint64_t seed[2];
+    mr_arena arena; /* long keys, each after its hash */
+} mr_table;
+
+MR_INLINE const uint8_t *mr_slot_key(const mr_slot *s) {
+    return s->len <= MR_INLINE_KEY ? (const uint8_t *)&s->k0 : (const uint8_t *)(uintptr_t)s->k1;
+}
+
+/* `readable` says that 16 bytes may be read at p whatever len is. */
+MR_INLINE mr_key mr_make_key(const mr_table *t, const uint8_t *p, size_t len, int readable) {
+    static const uint64_t masks[9] = {
+        0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, ~0ULL,
+    };
+    mr_key k = {.k0 = 0, .k1 = 0, .hash = 0, .bytes = p, .len = len};
+    if (MR_LIKELY(len <= MR_INLINE_KEY)) {
+        if (MR_LIKELY(readable)) {
+            k.k0 = mr_load64(p) & masks[len < 8 ? len : 8];
+            k.k1 = mr_load64(p + 8) & masks[len > 8 ? len - 8 : 0];
+        } else {
+            uint8_t padded[16] = {0};
+            if (len) memcpy(padded, p, len);
+            k.k0 = mr_load64(padded);
+            k.k1 = mr_load64(padded + 8);
+        }
+        k.hash = mr_table_hash_inline(k.k0, k.k1, len, t->seed);
+    } else {
+        k.k0 = mr_load64(p);
+        k.hash = mr_table_hash_long(p, len, t->seed);
+    }
+    return k;
+}
+
+static int mr_table_resize(mr_table *t, size_t capacity) {
+    mr_slot *old = t->slots;
+    size_t old_capacity = t->capacity;
+    if (capacity > SIZE_MAX / sizeof(mr_slot)) return MR_NOMEM;
+    mr_slot *slots = (mr_slot *)calloc(capacity, sizeof(mr_slot));
+    if (!slots) return MR_NOMEM;
+    unsigned shift = 64 - (unsigned)__builtin_ctzll(capacity);
+    for (size_t i = 0; i < old_capacity; i++) {
+        const mr_slot *s = &old[i];
+        if (!s->tag) continue;
+        uint64_t hash = s->len <= MR_INLINE_KEY ? mr_table_hash_inline(s->k0, s->k1, s->len, t->seed)
+                                                : mr_load64((const uint8_t *)(uintptr_t)s->k1 - 8);
+        size_t at = (size_t)(hash >> shift);
+        while (slots[at].tag) at = (at + 1) & (capacity - 1);
+        slots[at] = *s;
+    }
+    free(old);
+    t->slots = slots;
+    t->capacity = capacity;
+    t->shift = shift;
+    return MR_OK;
+}
+
+/* Makes sure that `more` new keys fit without another resize, so that slot addresses hold meanwhile. */
+MR_INLINE int mr_table_reserve(mr_table *t, size_t more) {
+    size_t want = t->count + more, capacity = t->capacity;
+    if (MR_LIKELY(capacity && want <= capacity / 8 * 5)) return MR_OK;
+    if (!capacity) capacity = 1024;
+    while (want > capacity / 8 * 5) capacity *= 2;
+    return mr_table_resize(t, capacity);
+}
+
+MR_INLINE void mr_table_prefetch(const mr_table *t, uint64_t hash) {
+    __builtin_prefetch(&t->slots[hash >> t->shift], 1, 3);
+}
+
+/* The key's slot, entered with tag 0 when it is new (the caller sets the tag); NULL: out of memory.
+ * mr_table_reserve() must have made room. */
+MR_INLINE mr_slot *mr_table_slot(mr_table *t, const mr_key *k) {
+    size_t mask = t->capacity - 1, at = (size_t)(k->hash >> t->shift);
+    for (;; at = (at + 1) & mask) {
+        mr_slot *s = &t->slots[at];
+        if (MR_LIKELY(s->tag && s->k0 == k->k0 && s->len == k->len)) {
+            if (MR_LIKELY(k->len <= MR_INLINE_KEY)) {
+                if (MR_LIKELY(s->k1 == k->k1)) return s;
+            } else if (!memcmp((const void *)(uintptr_t)s->k1, k->bytes, k->len)) {
+                return s;
+            }
+        } else if (!s->tag) {
+            s->k0 = k->k0;
+            s->k1 = k->k1;
+            if (MR_UNLIKELY(k->len > MR_INLINE_KEY)) {
+                uint8_t *p = mr_arena_take(&t->arena, k->len + 8, 1);
+                if (!p) return NULL;
+                mr_store64(p, k->hash);
+                memcpy(p + 8, k->bytes, k->len);
+                s->k1 = (uint64_t)(uintptr_t)(p + 8);
+            }
+            s->len = (uint32_t)k->len;
+            t->count++;
+            return s;
+        }
+    }
+}
+
+/* Takes back a key that was just entered and whose value could not be folded: its slot is the last one written. */
+MR_INLINE void mr_table_undo(mr_table *t, mr_slot *s) {
+    if (!s->tag) t->count--;
+}
+
+static inline void mr_table_free(mr_table *t) {
+    free(t->slots);
+    mr_arena_free(&t->arena);
+    t->slots = NULL;
+    t->capacity = t->count = 0;
+}
+
+#endif

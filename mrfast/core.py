@@ -1,0 +1,120 @@
+"""The native kernels by themselves: `from mrfast import core`.
+
+    core.tokens(b"To be, or not", letters="ascii")      ['To', 'be', 'or', 'not']
+    core.xxh3_64("key"), core.partition("key", 10)      the hash contract: what PyPI's xxhash gives
+
+A word count of your own, as a map task and a reduce task do it:
+
+    sink = core.MapSink(10, source=ops.words(letters="unicode"), combine=ops.sum())
+    sink.begin("moby.txt")
+    for block in blocks:                                 # cut anywhere: words across blocks are whole
+        sink.feed(block)                                 # no GIL
+    sink.end()
+    drained = sink.drain()                               # 10 sorted segments in drained.body
+
+    group = core.Grouper(key_kind=drained.key_kind, reduce=ops.sum())
+    offset = 0
+    for length, records, xxh3 in zip(drained.lengths, drained.counts, drained.checksums):
+        segment = memoryview(drained.body)[offset : offset + length]
+        ...                                              # group.add(segment, order=0, records=records, xxh3=xxh3)
+        offset += length
+    part = group.write("text")                           # b"be 1\\nor 1\\n..."
+
+Pairs from Python go in with `sink.emit(key, value)` or, faster, `sink.emit_all(generator)`; groups come out by iterating
+a Grouper. Keys are str or all bytes; values str, bytes, int, float, bool, None or what JSON holds. A class here belongs
+to one thread at a time; using it from two at once raises RuntimeError.
+
+`map_object` wraps drained segments as the one object that a map task writes, and `read_index` finds them again:
+
+    header   "MRFASTMAP1 <job> <attempt>" LF
+    body     the R segments back to back
+    index    a packed SegmentIndex (see mrfast/index.py)
+    trailer  length of the index (4 bytes, little-endian) and "MRX1"
+"""
+
+from __future__ import annotations
+
+from mrfast._core import (
+    COMBINING,
+    UNICODE_VERSION,
+    Buffer,
+    Drained,
+    Grouper,
+    MapSink,
+    escape_key,
+    escape_value,
+    lower,
+    partition,
+    read_segment,
+    reduce_values,
+    tokens,
+    xxh3_64,
+)
+from mrfast.errors import CorruptSegment
+from mrfast.index import SegmentIndex
+
+__all__ = [
+    "COMBINING",
+    "UNICODE_VERSION",
+    "Buffer",
+    "Drained",
+    "Grouper",
+    "MapSink",
+    "SegmentIndex",
+    "escape_key",
+    "escape_value",
+    "lower",
+    "map_object",
+    "object_header",
+    "partition",
+    "read_index",
+    "read_segment",
+    "reduce_values",
+    "tokens",
+    "xxh3_64",
+]
+
+TRAILER_MAGIC = b"MRX1"
+TRAILER_BYTES = 8
+
+
+def object_header(job: str, attempt: str) -> bytes:
+    """The first line of a map object: a reader that finds another one was given the wrong object."""
+    return f"MRFASTMAP1 {job} {attempt}\n".encode()
+
+
+def map_object(drained: Drained, job: str, attempt: str) -> tuple[list[bytes | Buffer], bytes, int]:
+    """The map object of drained segments: its buffers in order, its packed index, its size in bytes."""
+    header = object_header(job, attempt)
+    index = SegmentIndex(
+        drained.lengths,
+        drained.counts,
+        drained.checksums,
+        key_kind=drained.key_kind,
+        base=len(header),
+        combine=drained.combined or "",
+    ).pack()
+    trailer = len(index).to_bytes(4, "little") + TRAILER_MAGIC
+    buffers = [header, drained.body, index, trailer]
+    return buffers, index, sum(len(buffer) for buffer in buffers)
+
+
+def read_index(tail: bytes, size: int, object: str = "") -> SegmentIndex:
+    """The index of a map object of `size` bytes, from its last bytes; raises CorruptSegment when it is none.
+
+    A tail that is too short for the index raises ValueError whose argument is the number of bytes that are needed.
+    """
+    if len(tail) < TRAILER_BYTES or tail[-4:] != TRAILER_MAGIC:
+        raise CorruptSegment(object, 0, size, "not a map object: its trailer is missing")
+    need = int.from_bytes(tail[-8:-4], "little") + TRAILER_BYTES
+    if need > size:
+        raise CorruptSegment(object, 0, size, "the index is longer than the object")
+    if need > len(tail):
+        raise ValueError(need)
+    try:
+        index = SegmentIndex.unpack(bytes(tail[-need:-TRAILER_BYTES]))
+    except ValueError as error:
+        raise CorruptSegment(object, 0, size - need, str(error)) from None
+    if index.end != size - need:
+        raise CorruptSegment(object, 0, size - need, "the segments do not end where the index begins")
+    return index

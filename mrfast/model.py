@@ -1,0 +1,215 @@
+"""The frozen values that cross module borders; imports nothing of mrfast.
+
+Everything here is plain data: `control/wire.py` turns it into JSON and back, so fields are str, int, float, bool,
+None, bytes (base64 on the wire), tuples and other classes of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Bounds (DESIGN.md, section 5). A value over its bound is an error that names it.
+REDUCES_MAX = 65_535
+MAPS_MAX = 1_000_000
+KEY_BYTES_MAX = 16 << 20
+VALUE_BYTES_MAX = 1 << 30
+FRAME_BYTES_MAX = 1 << 20
+OBJECTS_PER_TASK_THRESHOLD = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class InputObject:
+    """One input object, pinned: `path` as the user named it, `url` where it is read from."""
+
+    path: str
+    url: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A byte range of one input object; the records that *start* in it belong to it."""
+
+    path: str
+    url: str
+    size: int
+    etag: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputCut:
+    """How an app wants its input: `kind` file|blocks|lines|jsonl|csv|records; `record_bytes` for records only."""
+
+    kind: str
+    splittable: bool
+    record_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AppInfo:
+    """What a worker says of its app in `hello`; all workers of a job agree on every field."""
+
+    name: str
+    fingerprint: str
+    cut: InputCut
+    output: str
+    mrfast_version: str
+    python_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """`jobs/<id>/spec.json`: all that a job is, except the app."""
+
+    job: str
+    name: str | None
+    store_url: str
+    output_url: str
+    reduces: int
+    split_bytes: int
+    memory_bytes: int
+    attempts_max: int
+    overwrite: bool
+    inputs: tuple[InputObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MapTask:
+    """One attempt of a map, as a slot receives it."""
+
+    job: str
+    attempt: str
+    index: int
+    pieces: tuple[Piece, ...]
+    store_url: str
+    reduces: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceTask:
+    """One attempt of a reduce; its segments come through `outputs`."""
+
+    job: str
+    attempt: str
+    partition: int
+    maps: int
+    store_url: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Where one partition's records of one map output lie; the object is `inter_key(job, attempt)`.
+
+    `key_kind` is that map's "str" or "bytes", and empty for a map that emitted nothing; `digest` names that map's
+    output in the table whose digest a reduce reports.
+    """
+
+    map_index: int
+    attempt: str
+    offset: int
+    length: int
+    records: int
+    xxh3: int
+    key_kind: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MapReport:
+    """A finished map attempt: its object's size and digest, and the packed `SegmentIndex`."""
+
+    attempt: str
+    size: int
+    xxh3: str
+    index: bytes
+    records_in: int
+    records_out: int
+    bytes_in: int
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceReport:
+    """A finished reduce attempt: its part's size and digest, and the digest of the table that it used."""
+
+    attempt: str
+    size: int
+    xxh3: str
+    records_in: int
+    records_out: int
+    table: str
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt. `counted` ones add up to `attempts_max`; a `fatal` one fails the job at once.
+
+    Kinds: "app", "input", "store", "died", and "corrupt": the output of map `map_index`, attempt `input`, is unreadable.
+    """
+
+    attempt: str
+    kind: str
+    message: str
+    traceback: str = ""
+    input: str = ""
+    offset: int | None = None
+    counted: bool = True
+    fatal: bool = False
+    map_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running attempt has done so far; only ever grows within one phase."""
+
+    phase: str = ""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    records: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One reduce output in the manifest: the attempt's object, and the stable name it gets."""
+
+    partition: int
+    attempt: str
+    size: int
+    xxh3: str
+    records: int
+
+
+def map_name(index: int) -> str:
+    """The task name of map `index`."""
+    return f"m-{index:06d}"
+
+
+def reduce_name(partition: int) -> str:
+    """The task name of the reduce of `partition`."""
+    return f"r-{partition:05d}"
+
+
+def job_key(job: str, *rest: str) -> str:
+    """A key under the job's own prefix of the store."""
+    return "/".join(("jobs", job, *rest))
+
+
+def inter_key(job: str, attempt: str) -> str:
+    """The key of a map attempt's object: only that attempt ever writes it."""
+    return job_key(job, "inter", attempt)
+
+
+def out_key(job: str, attempt: str) -> str:
+    """The key of a reduce attempt's part: only that attempt ever writes it."""
+    return job_key(job, "out", attempt)
+
+
+def part_name(partition: int) -> str:
+    """The stable name of a part in the output folder."""
+    return f"mr-out-{partition}"
