@@ -103,7 +103,18 @@ def iter_chunks(data: Buffers) -> Iterator[memoryview]:
 
 def join(data: Buffers) -> bytes:
     """All of `data` as one bytes object; bytes are returned as they are."""
-    return data if isinstance(data, bytes) else b"".join(iter_chunks(data))
+    if isinstance(data, bytes):
+        return data
+    # Piece by piece: an iterator may fill one buffer again and again.
+    whole = bytearray()
+    for piece in iter_chunks(data):
+        whole += piece
+    return bytes(whole)
+
+
+def shown(name: str) -> str:
+    """The name as an error message can hold it: in one line, and printable on any terminal."""
+    return name if name.isprintable() else repr(name)
 
 
 def object_url(store: Store, key: str) -> str:
@@ -117,7 +128,7 @@ def read(store: Store, key: str) -> bytes:
     buffer = bytearray(info.size)
     got = store.read_into(key, 0, buffer, info.etag) if info.size else 0
     if got != info.size:
-        raise StoreError(f"{object_url(store, key)}: {got} of {info.size} bytes could be read; try again")
+        raise StoreError(f"{shown(object_url(store, key))}: {got} of {info.size} bytes could be read; try again")
     return bytes(buffer)
 
 
@@ -128,7 +139,7 @@ def stream(store: Store, info: ObjectInfo, block_bytes: int = COPY_BLOCK_BYTES) 
     while offset < info.size:
         got = store.read_into(info.key, offset, view, info.etag)
         if not got:
-            raise StoreError(f"{object_url(store, info.key)}: the object ends at {offset} of {info.size} bytes")
+            raise StoreError(f"{shown(object_url(store, info.key))}: the object ends at {offset} of {info.size} bytes")
         yield view[:got]
         offset += got
 
@@ -149,7 +160,7 @@ def read_json(store: Store, key: str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise StoreError(f"{object_url(store, key)} is not the JSON document it should be: {error}") from error
+        raise StoreError(f"{shown(object_url(store, key))} is not the JSON document it should be: {error}") from error
 
 
 def put_json(store: Store, key: str, document: Any) -> ObjectInfo:

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from mrfast.errors import InputMissing, NotFound
 from mrfast.model import InputObject
 from mrfast.storage import absolute_path, open_store, scheme_of, split_url
-from mrfast.storage.base import ObjectInfo, Store, object_url
-from mrfast.storage.local import file_etag, walk
+from mrfast.storage.base import ObjectInfo, Store, object_url, shown
+from mrfast.storage.local import file_etag, is_loop, walk
 
 UPLOAD_THREADS = 16
 UPLOADS_BIG_MAX = 4
@@ -62,14 +62,16 @@ def _local(given: str) -> list[InputObject]:
     if os.path.isdir(path):
         files = list(_folder(path))
         if not files:
-            raise InputMissing(f"{given}: the folder holds no input files (names that begin with _ or . are not read)")
+            raise InputMissing(
+                f"{shown(given)}: no input files in this folder (names with _ or . in front are not read)"
+            )
     elif os.path.lexists(path) or not _MAGIC.search(path):
         files = [(path, _stat(path))]
     else:
         # Sorted as a whole: the folders and files that a pattern matches interleave in byte order.
         files = sorted(dict(_glob(path)).items(), key=lambda file: os.fsencode(file[0]))
         if not files:
-            raise InputMissing(f"{given}: no file matches")
+            raise InputMissing(f"{shown(given)}: no file matches")
     return list(_pinned(files))
 
 
@@ -77,9 +79,9 @@ def _pinned(files: Iterable[tuple[str, os.stat_result]]) -> Iterator[InputObject
     folder_given, folder = None, ""
     for path, info in files:
         if not stat.S_ISREG(info.st_mode):
-            raise InputMissing(f"{path}: is not a regular file; a job reads its input more than once")
+            raise InputMissing(f"{shown(path)}: is not a regular file; a job reads its input more than once")
         if not os.access(path, os.R_OK, effective_ids=True):
-            raise InputMissing(f"{path}: permission denied; make it readable for this user")
+            raise InputMissing(f"{shown(path)}: permission denied; make it readable for this user")
         above, _, name = path.rpartition("/")
         if above != folder_given:
             folder_given, folder = above, absolute_path(path[: -len(name)] or ".").rstrip("/") + "/"
@@ -90,7 +92,7 @@ def _failed(error: OSError) -> None:
     why = "no such file or folder" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
     if isinstance(error, FileNotFoundError) and os.path.islink(error.filename):
         why = f"a symbolic link to {os.readlink(error.filename)}, which does not exist"
-    raise InputMissing(f"{error.filename}: {why}") from error
+    raise InputMissing(f"{shown(error.filename)}: {why}") from error
 
 
 def _stat(path: str) -> os.stat_result:
@@ -101,10 +103,10 @@ def _stat(path: str) -> os.stat_result:
         raise
 
 
-def _folder(path: str) -> Iterator[tuple[str, os.stat_result]]:
+def _folder(path: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
     """All files of the folder and the folders in it, in byte order; each path begins as the user wrote it."""
     base = path.rstrip("/") + "/" if path else ""
-    for relative, entry in walk(path or ".", _failed, _hidden):
+    for relative, entry in walk(path or ".", _failed, _hidden, above=above):
         try:
             info = entry.stat()
         except OSError as error:
@@ -123,11 +125,9 @@ def _glob(pattern: str) -> Iterator[tuple[str, os.stat_result]]:
     yield from _glob_below(base, parts[start:], ())
 
 
-def _glob_below(
-    base: str, parts: Sequence[str], above: tuple[os.stat_result, ...]
-) -> Iterator[tuple[str, os.stat_result]]:
+def _glob_below(base: str, parts: Sequence[str], above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
     if not parts or list(parts) == ["**"]:
-        yield from _folder(base)
+        yield from _folder(base, above)
         return
     part, rest = parts[0], parts[1:]
     if not _MAGIC.search(part):
@@ -138,7 +138,6 @@ def _glob_below(
             yield path, _stat(path)
         return
     try:
-        here = os.stat(base or ".")
         with os.scandir(base or ".") as entries:
             names = sorted(entries, key=lambda entry: os.fsencode(entry.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -148,11 +147,10 @@ def _glob_below(
         raise
     if part == "**":
         yield from _glob_below(base, rest, above)
-    within = (*above, here)
+    within = (*above, base)
     for entry in names:
         if entry.is_dir():
-            # A link to a folder that it is in would never end.
-            if entry.is_symlink() and any(os.path.samestat(entry.stat(), folder) for folder in within):
+            if is_loop(entry, within):
                 continue
             if part == "**" and not _hidden(entry.name):
                 yield from _glob_below(f"{base}{entry.name}/", parts, within)
@@ -173,7 +171,7 @@ def _remote(given: str) -> list[InputObject]:
             info = store.stat(key)
         except NotFound as error:
             if not _MAGIC.search(key):
-                return _prefix(given, store, key + "/", f"{given}: no such object, and none below {given}/", error)
+                return _prefix(store, key + "/", f"{shown(given)}: no such object, and none below it", error)
         else:
             return [_object(store, info)]
     if _MAGIC.search(key):
@@ -181,12 +179,12 @@ def _remote(given: str) -> list[InputObject]:
         start = key[: _MAGIC.search(key).start()]  # type: ignore[union-attr]
         found = [_object(store, info) for info in store.list(start) if _key_matches(info.key.split("/"), pattern)]
         if not found:
-            raise InputMissing(f"{given}: no object matches")
+            raise InputMissing(f"{shown(given)}: no object matches")
         return found
-    return _prefix(given, store, key, f"{given}: no objects there (names that begin with _ or . are not read)", None)
+    return _prefix(store, key, f"{shown(given)}: no objects there (names with _ or . in front are not read)", None)
 
 
-def _prefix(given: str, store: Store, prefix: str, missing: str, cause: NotFound | None) -> list[InputObject]:
+def _prefix(store: Store, prefix: str, missing: str, cause: NotFound | None) -> list[InputObject]:
     found = [
         _object(store, info)
         for info in store.list(prefix)
@@ -290,4 +288,4 @@ def _checked_blocks(item: InputObject, expected: str) -> Iterator[memoryview]:
         digest.update(block)
         yield block
     if digest.hexdigest() != expected:
-        raise InputMissing(f"{item.path}: was changed while it was being uploaded; start the job again")
+        raise InputMissing(f"{shown(item.path)}: was changed while it was being uploaded; start the job again")

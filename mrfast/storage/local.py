@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from mrfast.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError
-from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks
+from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, shown
 
 OWN_PREFIX = ".mrfast-"
 _TEMP_PREFIX = OWN_PREFIX + "tmp-"
@@ -28,16 +28,28 @@ def file_etag(info: os.stat_result) -> str:
     return f"{info.st_mtime_ns:x}-{info.st_size:x}-{info.st_ino:x}"
 
 
+def is_loop(entry: os.DirEntry[str], folders: Iterable[str]) -> bool:
+    """True for a link to one of the folders, through which one came to it: following it would never end."""
+    with suppress(FileNotFoundError):
+        return entry.is_symlink() and any(os.path.samefile(entry.path, folder or ".") for folder in folders)
+    return False
+
+
 def walk(
-    top: str, failed: Callable[[OSError], None], skip: Callable[[str], bool], first: str = ""
+    top: str,
+    failed: Callable[[OSError], None],
+    skip: Callable[[str], bool],
+    *,
+    first: str = "",
+    above: tuple[str, ...] = (),
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """All files under `top` as (relative path, entry), in byte order; `first` filters the topmost names only.
 
-    Symlinks are followed, except to a folder that one is already in: a loop ends. Errors of folders go to `failed`.
+    Links are followed, except back to a folder on the way (`above`: the way to `top`). Errors go to `failed`.
     """
     pending: list[tuple[str, str, tuple[str, ...], Iterator[os.DirEntry[str]]]] = []
 
-    def enter(path: str, relative: str, above: tuple[str, ...], start: str) -> None:
+    def enter(path: str, relative: str, way: tuple[str, ...], start: str) -> None:
         try:
             with os.scandir(path) as entries:
                 found = [entry for entry in entries if entry.name.startswith(start) and not skip(entry.name)]
@@ -46,18 +58,18 @@ def walk(
             return
         # A folder sorts with the '/' that follows its name in the keys below it.
         found.sort(key=lambda entry: os.fsencode(entry.name) + (b"/" if entry.is_dir() else b""))
-        pending.append((path, relative, above, iter(found)))
+        pending.append((path, relative, way, iter(found)))
 
-    enter(top, "", (), first)
+    enter(top, "", above, first)
     while pending:
-        path, relative, above, entries = pending[-1]
+        path, relative, way, entries = pending[-1]
         entry = next(entries, None)
         if entry is None:
             pending.pop()
         elif not entry.is_dir():
             yield relative + entry.name, entry
-        elif not (entry.is_symlink() and any(os.path.samefile(entry.path, folder) for folder in (*above, path))):
-            enter(entry.path, f"{relative}{entry.name}/", (*above, path), "")
+        elif not is_loop(entry, (*way, path)):
+            enter(entry.path, f"{relative}{entry.name}/", (*way, path), "")
 
 
 class LocalStore:
@@ -81,9 +93,9 @@ class LocalStore:
 
         def failed(error: OSError) -> None:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                raise StoreError(f"cannot list {error.filename}: {error.strerror}") from error
+                raise StoreError(f"cannot list {shown(error.filename)}: {error.strerror}") from error
 
-        for relative, entry in walk(top, failed, lambda name: name.startswith(OWN_PREFIX), first):
+        for relative, entry in walk(top, failed, lambda name: name.startswith(OWN_PREFIX), first=first):
             # A file may be deleted while its folder is being listed: it is then simply not there.
             with suppress(FileNotFoundError):
                 info = entry.stat()
@@ -95,7 +107,7 @@ class LocalStore:
         with _as_store_error("read", path):
             info = os.stat(path)
         if _is_folder(info):
-            raise NotFound(f"{path} is a folder, not an object")
+            raise NotFound(f"{shown(path)} is a folder, not an object")
         return ObjectInfo(key, info.st_size, file_etag(info))
 
     def read_into(self, key: str, offset: int, buffer: Any, etag: str | None = None) -> int:
@@ -114,7 +126,7 @@ class LocalStore:
                 os.close(fd)
         if found != etag:
             raise PreconditionFailed(
-                f"{path} has changed since the job began (etag {found}, was {etag}); start it again"
+                f"{shown(path)} has changed since the job began (etag {found}, was {etag}); start it again"
             )
         return filled
 
@@ -134,7 +146,7 @@ class LocalStore:
             try:
                 os.link(temp, path)
             except FileExistsError as error:
-                raise AlreadyExists(f"{path} exists already") from error
+                raise AlreadyExists(f"{shown(path)} exists already") from error
             _fsync_folder(os.path.dirname(path))
         return ObjectInfo(key, info.st_size, file_etag(info))
 
@@ -143,11 +155,11 @@ class LocalStore:
         path = self._path(key)
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
-            raise NotFound(f"{path} does not exist")
+            raise NotFound(f"{shown(path)} does not exist")
         with _as_store_error("write", path), _locked(folder), self._temp_file(path, data, True) as (temp, info):
             there = os.stat(path)
             if file_etag(there) != etag:
-                raise PreconditionFailed(f"{path} has changed: its etag is {file_etag(there)}, not {etag}")
+                raise PreconditionFailed(f"{shown(path)} has changed: its etag is {file_etag(there)}, not {etag}")
             if info.st_mtime_ns <= there.st_mtime_ns:
                 # Two replaces within one tick of the file system's clock could otherwise end at the first etag again
                 # (same size, the inode used anew), and a third writer would not notice them.
@@ -273,13 +285,13 @@ def _as_store_error(verb: str, path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound(f"{path} does not exist") from error
-    except (NotADirectoryError, IsADirectoryError) as error:
+        raise NotFound(f"{shown(path)} does not exist") from error
+    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         if verb != "write":
-            raise NotFound(f"{path} does not exist as a file") from error
-        raise StoreError(f"cannot write {path}: a file is in the way of a folder, or a folder of a file") from error
+            raise NotFound(f"{shown(path)} does not exist as a file") from error
+        raise StoreError(f"cannot write {shown(path)}: a file is in the way of a folder, or the reverse") from error
     except OSError as error:
-        raise StoreError(f"cannot {verb} {path}: {error.strerror}{_cure(error.errno, verb)}") from error
+        raise StoreError(f"cannot {verb} {shown(path)}: {error.strerror}{_cure(error.errno, verb)}") from error
 
 
 def _cure(code: int | None, verb: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mrfast.errors import AlreadyExists, NotFound, PreconditionFailed
-from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks
+from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, join, shown
 
 
 class _Bucket:
@@ -61,7 +61,7 @@ class MemoryStore:
         """The number of bytes copied into the buffer."""
         data, found = self._get(key)
         if etag is not None and etag != found:
-            raise PreconditionFailed(f"{self.url}/{key} has changed: its etag is {found}, not {etag}")
+            raise PreconditionFailed(f"{self._shown(key)} has changed: its etag is {found}, not {etag}")
         view = memoryview(buffer).cast("B")
         piece = data[offset : offset + len(view)]
         view[: len(piece)] = piece
@@ -70,29 +70,29 @@ class MemoryStore:
     def put(self, key: str, chunks: Buffers, *, durable: bool = False) -> ObjectInfo:
         """The object written; nothing here is durable."""
         check_key(key)
-        data = b"".join(iter_chunks(chunks))
+        data = join(chunks)
         with self._bucket.lock:
             return ObjectInfo(key, len(data), self._bucket.write(self._prefix + key, data))
 
     def put_if_absent(self, key: str, data: Buffers) -> ObjectInfo:
         """The object written, if there was none."""
         check_key(key)
-        body = b"".join(iter_chunks(data))
+        body = join(data)
         with self._bucket.lock:
             if self._prefix + key in self._bucket.objects:
-                raise AlreadyExists(f"{self.url}/{key} exists already")
+                raise AlreadyExists(f"{self._shown(key)} exists already")
             return ObjectInfo(key, len(body), self._bucket.write(self._prefix + key, body))
 
     def replace(self, key: str, data: Buffers, etag: str) -> ObjectInfo:
         """The object written over the one with this etag."""
         check_key(key)
-        body = b"".join(iter_chunks(data))
+        body = join(data)
         with self._bucket.lock:
             there = self._bucket.objects.get(self._prefix + key)
             if there is None:
-                raise NotFound(f"{self.url}/{key} does not exist")
+                raise NotFound(f"{self._shown(key)} does not exist")
             if there[1] != etag:
-                raise PreconditionFailed(f"{self.url}/{key} has changed: its etag is {there[1]}, not {etag}")
+                raise PreconditionFailed(f"{self._shown(key)} has changed: its etag is {there[1]}, not {etag}")
             return ObjectInfo(key, len(body), self._bucket.write(self._prefix + key, body))
 
     def copy_to(self, key: str, other: Store, other_key: str) -> None:
@@ -105,9 +105,12 @@ class MemoryStore:
         with self._bucket.lock:
             self._bucket.objects.pop(self._prefix + key, None)
 
+    def _shown(self, key: str) -> str:
+        return shown(f"{self.url}/{key}")
+
     def _get(self, key: str) -> tuple[bytes, str]:
         check_key(key)
         there = self._bucket.objects.get(self._prefix + key)
         if there is None:
-            raise NotFound(f"{self.url}/{key} does not exist")
+            raise NotFound(f"{self._shown(key)} does not exist")
         return there

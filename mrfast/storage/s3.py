@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from mrfast.errors import AlreadyExists, MrfastError, NotFound, PreconditionFailed, StoreError
-from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, join, read
+from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, join, read, shown
 from mrfast.storage.s3_errors import code_of, retries_of, translate
 
 SINGLE_PUT_BYTES = 64 << 20
@@ -162,7 +162,7 @@ class S3Store:
                 tries += 1
                 if tries >= READ_TRIES_MAX:
                     raise StoreError(
-                        f"reading s3://{self.bucket}/{self._prefix}{key} broke off {tries} times, last at byte"
+                        f"reading {self._shown(key)} broke off {tries} times, last at byte"
                         f" {offset + filled}: {why}; check the network"
                     )
                 time.sleep(_backoff_s(tries - 1))
@@ -188,7 +188,7 @@ class S3Store:
         try:
             return self._put_whole(key, join(data), IfNoneMatch="*")
         except PreconditionFailed as error:
-            raise AlreadyExists(f"s3://{self.bucket}/{self._prefix}{key} exists already") from error
+            raise AlreadyExists(f"{self._shown(key)} exists already") from error
 
     def replace(self, key: str, data: Buffers, etag: str) -> ObjectInfo:
         """The object written over the one with this etag (If-Match)."""
@@ -233,6 +233,9 @@ class S3Store:
         except _CALL_ERRORS as error:
             raise translate(error, operation, self.bucket, full, endpoint) from error
 
+    def _shown(self, key: str) -> str:
+        return shown(f"s3://{self.bucket}/{self._prefix}{key}")
+
     def _connect(self) -> _Connection:
         pid = os.getpid()
         if self._connected is None or self._connected[0] != pid:
@@ -263,7 +266,7 @@ class S3Store:
             if start and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
                 raise StoreError(f"S3 at {self._connect().client.meta.endpoint_url} ignores ranges; mrfast needs them")
         if etag is not None and found != etag:
-            raise PreconditionFailed(f"s3://{self.bucket}/{self._prefix}{key} has changed: etag {found}, not {etag}")
+            raise PreconditionFailed(f"{self._shown(key)} has changed: etag {found}, not {etag}")
         return response
 
     def _put_whole(self, key: str, body: bytes, **condition: str) -> ObjectInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mrfast.errors import MrfastError, NotFound, PreconditionFailed, StoreError, UsageError
+from mrfast.storage.base import shown
 
 _ACCESS = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "RequestExpired")
@@ -45,7 +46,7 @@ def retries_of(error: Exception) -> int:
 
 def translate(error: Exception, call: str, bucket: str, key: str | None, endpoint: str) -> MrfastError:
     """The error to raise for an exception of boto3 in `call` on this object."""
-    where = f"s3://{bucket}" if key is None else f"s3://{bucket}/{key}"
+    where = f"s3://{bucket}" if key is None else shown(f"s3://{bucket}/{key}")
     response: dict[str, Any] = getattr(error, "response", None) or {}
     request_id = response.get("ResponseMetadata", {}).get("RequestId")
     said = f"{call} on {where}" + (f", request {request_id}" if request_id else "")
