@@ -23,13 +23,27 @@ def test_undecodable_names_in_a_folder(tmp_path: Path) -> None:
     assert base.read(store, key) == b"x"
 
 
-def test_an_etag_never_comes_back(tmp_path: Path) -> None:
-    """Same size, same clock tick, the inode used anew: the folder's etags differ all the same."""
+def test_replacing_within_one_tick_of_the_clock_changes_the_etag(tmp_path: Path) -> None:
+    """Otherwise A → B → C of one size can end with A's time and inode, hence A's etag."""
     store = open_store(str(tmp_path))
-    seen = [store.put("k", b"0").etag]
-    for n in range(50):
-        seen.append(store.replace("k", b"%d" % (n % 10), seen[-1]).etag)
-    assert len(set(seen)) == len(seen)
+    etag = store.put("k", b"0").etag
+    ahead_ns = 1 << 62
+    os.utime(tmp_path / "k", ns=(ahead_ns, ahead_ns))
+    with pytest.raises(PreconditionFailed):
+        store.replace("k", b"1", etag)
+    for n in range(1, 4):
+        info = store.replace("k", b"1", store.stat("k").etag)
+        assert info == store.stat("k")
+        assert (tmp_path / "k").stat().st_mtime_ns == ahead_ns + n
+
+
+def test_copying_over_a_link_of_the_same_file_leaves_no_temp_file(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"content")
+    for _ in range(2):
+        store.copy_to("a", store, "b")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert os.path.samefile(tmp_path / "a", tmp_path / "b")
 
 
 def test_copy_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

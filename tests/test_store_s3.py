@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -103,14 +104,19 @@ def test_s3_uploads_big_objects_in_parts(s3: Store, s3_client: Any, monkeypatch:
 
 
 def test_s3_client_is_made_anew_after_fork(s3: Store) -> None:
+    from mrfast.storage import s3 as s3_module
+
     s3.put("k", b"parent")
-    pid = os.fork()
-    if not pid:
-        try:
-            s3.put("k", b"child")
-            os._exit(0)
-        finally:
-            os._exit(1)
+    # The lock is held at the fork, as by a thread that is just making a client: the child must not wait for it.
+    with s3_module._lock:
+        pid = os.fork()
+        if not pid:
+            try:
+                signal.alarm(30)
+                s3.put("k", b"child")
+                os._exit(0)
+            finally:
+                os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert base.read(s3, "k") == b"child"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import unquote
 
 from mrfast.errors import UsageError
 from mrfast.storage.base import ObjectInfo, Store
@@ -27,6 +26,8 @@ def absolute_path(url: str) -> str:
     """The absolute path that a path or a file:// URL names."""
     path = url
     if url.startswith("file://"):
+        from urllib.parse import unquote
+
         path = unquote(url[len("file://") :], errors="surrogateescape")
         if not path.startswith("/"):
             raise UsageError(f"{url}: a file URL has three slashes and an absolute path, as in file:///data/books")

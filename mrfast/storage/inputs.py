@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import translate
 from functools import lru_cache
-from urllib.parse import quote
 
 from mrfast.errors import InputMissing, NotFound
 from mrfast.model import InputObject
@@ -252,6 +251,8 @@ def _upload_local(found: Sequence[InputObject], store: Store) -> list[InputObjec
 
 def _upload(item: InputObject, store: Store) -> ObjectInfo:
     """The object with the file's content: one that is there already, or a new one."""
+    from urllib.parse import quote
+
     import xxhash
 
     digest = xxhash.xxh3_128()
