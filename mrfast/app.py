@@ -158,7 +158,7 @@ def _execute(path: str, source: bytes) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses, pickle and typing look a class's module up there
     sys.path.insert(0, folder)
     try:
-        exec(code, vars(module))  # noqa: S102 (running the user's file is what this function is for)
+        exec(code, vars(module))
     except AppError as error:
         raise AppError(f"{path}:{_line_of(error, path)}: {error}") from None
     except SystemExit as error:

@@ -50,9 +50,8 @@ class Inflater:
         if not self._pending and self._member.needs_input:
             self._fill()
             if self._ended:
-                raise BadInput(
-                    f"{self._path}: truncated: the object ends after {self._consumed:,} bytes, inside a {self._name} stream"
-                )
+                where = f"after {self._consumed:,} bytes, inside a {self._name} stream"
+                raise BadInput(f"{self._path}: truncated: the object ends {where}")
         try:
             chunk: bytes = self._member.decompress(self._pending, room)
         except self._errors as error:

@@ -131,7 +131,7 @@ class _MapAttempt:
         self._bytes_done += count
         self._progress(Progress("map", self._bytes_done, self._bytes_total, self._sink.records_in))
 
-    # -- a combine in Python --------------------------------------------------------------------------------------------
+    # -- a combine in Python -------------------------------------------------------------------------------------------
 
     def _combine_if_large(self) -> None:
         if self._sink is not self._final and self._sink.memory_bytes > self._task.memory_bytes // COMBINE_MEMORY_SHARE:
@@ -154,7 +154,7 @@ class _MapAttempt:
             self._final.emit_all(pairs_of(key, function(key, values)))
         self.note = ""
 
-    # -- the object -----------------------------------------------------------------------------------------------------
+    # -- the object ----------------------------------------------------------------------------------------------------
 
     def _write(self) -> MapReport:
         from .. import core
@@ -162,7 +162,8 @@ class _MapAttempt:
         task = self._task
         self._progress(Progress("write", self._bytes_done, self._bytes_total, self._sink.records_in))
         drained = self._final.drain()
-        buffers, index, size = core.map_object(drained, task.job, task.attempt)
+        parts, index, size = core.map_object(drained, task.job, task.attempt)
+        buffers = [memoryview(part) for part in parts]
         self._stores(task.store_url).put(inter_key(task.job, task.attempt), buffers)
         skipped = self._sink.skipped
         return MapReport(

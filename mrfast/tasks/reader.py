@@ -89,30 +89,30 @@ class PieceReader:
 
     def line_blocks(self) -> Iterator[bytes]:
         """The piece as runs of whole lines of about a block, or one line where it is longer."""
+        held = b""  # given once it is known whether more follows: an object without a final LF is still one block
         carry: list[bytes] = []
-        carried, position = 0, None
+        carried, position = 0, -1
         for view in self.blocks():
-            if position is None:
+            if position < 0:
                 position = self.offset
             block = bytes(view)
             cut = block.rfind(b"\n") + 1
             if cut:
-                run = b"".join((*carry, block[:cut])) if carry else block[:cut]
-                self.offset = position
-                yield run
-                position += len(run)
+                if held:
+                    self.offset = position
+                    yield held
+                    position += len(held)
+                held = b"".join((*carry, block[:cut])) if carry else block[:cut]
                 carry, carried = [], 0
                 block = block[cut:]
             if block:
                 carry.append(block)
                 carried += len(block)
-                if carried > self._memory_bytes:
-                    raise BoundPassed(
-                        f"{self.piece.path}: the line at offset {position:,} is over --memory {self._memory_bytes:,} bytes"
-                    )
-        if carry and position is not None:
+                self._check_line(position + len(held), carried)
+        last = b"".join((held, *carry))
+        if last:
             self.offset = position
-            yield b"".join(carry)
+            yield last
 
     def lines(self) -> Iterator[bytes]:
         """The piece's lines, without their line ends (LF)."""
@@ -281,6 +281,11 @@ class PieceReader:
     def _torn(self, size: int) -> BadInput:
         record = self._cut.record_bytes
         return BadInput(f"{self.piece.path}: {size:,} bytes are not a whole number of {record:,}-byte records")
+
+    def _check_line(self, offset: int, size: int) -> None:
+        if size > self._memory_bytes:
+            path, bound = self.piece.path, self._memory_bytes
+            raise BoundPassed(f"{path}: the line at offset {offset:,} is over --memory {bound:,} bytes")
 
     def _check_size(self, size: int) -> None:
         if size > self._memory_bytes:

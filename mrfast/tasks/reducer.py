@@ -6,7 +6,7 @@ own key is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..app import App
@@ -75,7 +75,7 @@ class _ReduceAttempt:
             table=self._table.hex(),
         )
 
-    # -- segments -------------------------------------------------------------------------------------------------------
+    # -- segments ------------------------------------------------------------------------------------------------------
 
     def _add(self, segment: Segment) -> None:
         """Fetches one segment and adds it; what does not match is fetched once more: the store may be right."""
@@ -127,38 +127,47 @@ class _ReduceAttempt:
             partition=partition,
         )
 
-    # -- groups ---------------------------------------------------------------------------------------------------------
+    # -- groups --------------------------------------------------------------------------------------------------------
 
     def _reduce(self) -> list[Any]:
         app = self._app
         self._report("reduce")
-        native = app.native_reduce is not None
-        if native and app.output in NATIVE_FORMATS and not app.cut.record_bytes:
-            buffers = list(self._groups.write(app.output))
+        if app.native_reduce is None:
+            return self._each_group(app.reduce)
+        if app.output in NATIVE_FORMATS:
+            terminator = b"" if app.cut.record_bytes else b"\n"
+            buffer = self._groups.write(app.output, terminator=terminator)
             self._lines = self._groups.records_out
-            return buffers
-        return self._each_group(_every_value if native else app.reduce)
+            return [buffer]
+        return self._write(self._groups.reduced())
 
     def _each_group(self, function: Any) -> list[bytes]:
+        """The part's buffers, from the application's reduce."""
+        key: Any = None
+
+        def pairs() -> Iterator[Any]:
+            nonlocal key
+            for number, (key, values) in enumerate(self._groups, 1):
+                yield from pairs_of(key, function(key, values))
+                if number % PROGRESS_GROUPS == 0:
+                    self._report("reduce")
+
+        try:
+            return self._write(pairs())
+        except BaseException:
+            self.note = "" if key is None else f" (in reduce, key {shown(key)})"
+            raise
+
+    def _write(self, pairs: Iterable[Any]) -> list[bytes]:
         line = formatter(self._app.output, self._app.cut.record_bytes)
         buffers: list[bytes] = []
         chunk = bytearray()
-        groups = 0
-        key: Any = None
-        try:
-            for key, values in self._groups:
-                for pair in pairs_of(key, function(key, values)):
-                    chunk += line(*_pair(pair))
-                    self._lines += 1
-                groups += 1
-                if len(chunk) >= CHUNK_BYTES:
-                    buffers.append(bytes(chunk))
-                    chunk.clear()
-                if groups % PROGRESS_GROUPS == 0:
-                    self._report("reduce")
-        except BaseException:
-            self.note = f" (in reduce, key {shown(key)})" if key is not None else ""
-            raise
+        for pair in pairs:
+            chunk += line(*_checked(pair))
+            self._lines += 1
+            if len(chunk) >= CHUNK_BYTES:
+                buffers.append(bytes(chunk))
+                chunk.clear()
         if chunk:
             buffers.append(bytes(chunk))
         return buffers
@@ -167,12 +176,7 @@ class _ReduceAttempt:
         self._progress(Progress(phase, self._bytes_done, self._bytes_done, self._records))
 
 
-def _every_value(key: Any, values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-    """The pairs of a group that the native reduce has already reduced."""
-    return ((key, value) for value in values)
-
-
-def _pair(pair: Any) -> tuple[Any, Any]:
+def _checked(pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise BadRecord(
             f"reduce yielded {pair!r:.60}, which is no (key, value) pair: yield key, value, or return a value"

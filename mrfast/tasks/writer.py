@@ -53,7 +53,7 @@ def parse(
         try:
             pair = read(line)
         except ValueError as error:
-            raise BadInput(f"{name}: line {number:,} is not a line of an {output} part: {error}") from None
+            raise BadInput(f'{name}: line {number:,} is not a line of output = "{output}": {error}') from None
         yield pair
 
 
