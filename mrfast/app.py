@@ -12,9 +12,9 @@ from typing import Any
 
 import xxhash
 
-from . import ops
-from .errors import AppError
-from .model import AppInfo, InputCut
+from mrfast import ops
+from mrfast.errors import AppError
+from mrfast.model import AppInfo, InputCut
 
 INPUTS = ("file", "blocks", "lines", "jsonl", "csv")
 OUTPUTS = ("text", "tsv", "raw", "jsonl")
@@ -88,10 +88,11 @@ class App:
 
     def info(self) -> AppInfo:
         """What a worker says of this app in its `hello`."""
-        from . import __version__
+        from mrfast import __version__
 
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return AppInfo(self.name, self.fingerprint, self.cut, self.output, __version__, python)
+        # Workers may have the same file in different folders.
+        return AppInfo(os.path.basename(self.name), self.fingerprint, self.cut, self.output, __version__, python)
 
 
 def load_app(path: str) -> App:
@@ -128,7 +129,8 @@ def user_traceback(error: BaseException) -> str:
             continue
         seen.add(id(link))
         kept = [frame for frame in link.stack if not _is_ours(frame.filename)]
-        link.stack = traceback.StackSummary.from_list(kept)
+        if kept:  # else the fault is not the user's, and only the whole of it helps
+            link.stack = traceback.StackSummary.from_list(kept)
         waiting += [other for other in (link.__cause__, link.__context__, *(link.exceptions or ())) if other]
     return "".join(formatted.format()).rstrip("\n")
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .errors import AppError
+from mrfast.errors import AppError
 
 LETTERS = ("unicode", "ascii", "space")
 COLUMNS_MAX = 65_535

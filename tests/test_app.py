@@ -58,7 +58,7 @@ def test_info_is_what_all_workers_agree_on(tmp_path: Path) -> None:
     app = load_app(write(tmp_path, PLAIN))
     info = app.info()
     assert info.fingerprint == load_app(write(tmp_path, PLAIN)).fingerprint
-    assert info.cut == InputCut("file", False)
+    assert (info.name, info.cut) == ("job.py", InputCut("file", False))
     assert info.python_version == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert load_app(write(tmp_path, PLAIN + "#")).fingerprint != info.fingerprint
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..app import user_traceback
-from ..errors import BadInput, BadRecord, BoundPassed, MrfastError, StoreError
-from ..model import Failure
+from mrfast.app import user_traceback
+from mrfast.errors import BadInput, BadRecord, BoundPassed, MrfastError, StoreError
+from mrfast.model import Failure
 
 KEY_SHOWN_CHARS = 200
 

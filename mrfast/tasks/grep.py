@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .. import ops
+from mrfast import ops
 
 # A repeat of something that matches a line end may run over the whole block from each place where it begins.
 REPEAT_OVER_LINES_MAX = 16

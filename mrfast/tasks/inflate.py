@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BadInput
+from mrfast.errors import BadInput
 
 CHUNK_BYTES = 256 << 10
 

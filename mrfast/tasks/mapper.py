@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from .. import ops, storage
-from ..app import App
-from ..model import Failure, MapReport, MapTask, Piece, Progress, inter_key
-from .failure import failure, shown
-from .reader import PieceReader
+from mrfast import ops, storage
+from mrfast.app import App
+from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
+from mrfast.tasks.failure import failure, shown
+from mrfast.tasks.reader import PieceReader
 
 if TYPE_CHECKING:
-    from ..storage.base import Store
+    from mrfast.storage.base import Store
 
 # The part of --memory that pairs waiting for a Python combine may take before it runs.
 COMBINE_MEMORY_SHARE = 4
@@ -41,7 +41,7 @@ def pairs_of(key: Any, result: Any) -> Iterable[tuple[Any, Any]]:
 
 class _MapAttempt:
     def __init__(self, app: App, task: MapTask, progress: Report, stores: Stores):
-        from .. import core
+        from mrfast import core
 
         self.path = ""
         self.note = ""
@@ -97,7 +97,7 @@ class _MapAttempt:
         self._sink.end()
 
     def _grep(self, reader: PieceReader, op: ops.Grep) -> None:
-        from .grep import grep_pairs
+        from mrfast.tasks.grep import grep_pairs
 
         for pairs in grep_pairs(op, self.path, reader.line_blocks()):
             self._sink.emit_all(pairs)
@@ -141,7 +141,7 @@ class _MapAttempt:
         """Passes what has been emitted since the last time through the application's combine."""
         if self._sink is self._final:
             return
-        from .. import core
+        from mrfast import core
 
         drained = self._sink.drain()
         if not drained.records:
@@ -157,7 +157,7 @@ class _MapAttempt:
     # -- the object ----------------------------------------------------------------------------------------------------
 
     def _write(self) -> MapReport:
-        from .. import core
+        from mrfast import core
 
         task = self._task
         self._progress(Progress("write", self._bytes_done, self._bytes_total, self._sink.records_in))

@@ -10,12 +10,12 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadInput, BoundPassed, NotFound, PreconditionFailed
-from ..model import VALUE_BYTES_MAX, InputCut, Piece
-from .inflate import Inflater, compression
+from mrfast.errors import BadInput, BoundPassed, NotFound, PreconditionFailed
+from mrfast.model import VALUE_BYTES_MAX, InputCut, Piece
+from mrfast.tasks.inflate import Inflater, compression
 
 if TYPE_CHECKING:
-    from ..storage.base import Store
+    from mrfast.storage.base import Store
 
 BLOCK_BYTES = 1 << 20
 # Looking for a line end: most are near, a long line should not take many reads.

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..app import App
-from ..errors import BadRecord, CorruptSegment, NotFound
-from ..index import TableDigest
-from ..model import Failure, Progress, ReduceReport, ReduceTask, Segment, inter_key, out_key
-from .failure import failure, shown
-from .mapper import Report, Stores, digest_of, pairs_of
-from .writer import formatter
+from mrfast.app import App
+from mrfast.errors import BadRecord, CorruptSegment, NotFound
+from mrfast.index import TableDigest
+from mrfast.model import Failure, Progress, ReduceReport, ReduceTask, Segment, inter_key, out_key
+from mrfast.tasks.failure import failure, shown
+from mrfast.tasks.mapper import Report, Stores, digest_of, pairs_of
+from mrfast.tasks.writer import formatter
 
 CHUNK_BYTES = 1 << 20
 PROGRESS_GROUPS = 4096
@@ -91,7 +91,7 @@ class _ReduceAttempt:
         self._report("fetch")
 
     def _check_keys(self, segment: Segment) -> None:
-        from .. import core
+        from mrfast import core
 
         if segment.key_kind not in ("str", "bytes"):
             raise ValueError(f"map {segment.map_index} has records, and keys of no kind: {segment.key_kind!r}")

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from ..errors import BadInput, BadRecord
+from mrfast.errors import BadInput, BadRecord
 
 Key = str | bytes
 Formatter = Callable[[Any, Any], bytes]
