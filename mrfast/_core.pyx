@@ -2,6 +2,7 @@
 """The extension: classes that own memory, drop the GIL, and turn status codes into exceptions. See mrfast.core."""
 
 import os
+import sys
 
 import orjson
 

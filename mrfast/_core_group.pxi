@@ -150,6 +150,18 @@ def reduce_values(op, key, values: list):
     return [min(values, key=order) if kind == "min" else max(values, key=order)]
 
 
+cdef bytes decimal(value):
+    try:
+        return b"%d" % value
+    except ValueError:  # over the interpreter's limit, which guards against hostile input, not against sums
+        limit = sys.get_int_max_str_digits()
+        sys.set_int_max_str_digits(0)
+        try:
+            return b"%d" % value
+        finally:
+            sys.set_int_max_str_digits(limit)
+
+
 cdef bytes value_text(value):
     """A value as a part's text, before escaping."""
     if isinstance(value, str):
@@ -159,7 +171,7 @@ cdef bytes value_text(value):
     if isinstance(value, float):
         return repr(value).encode()
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value).encode()
+        return decimal(value)
     return orjson.dumps(value)
 
 

@@ -131,6 +131,7 @@ typedef struct {
     uint64_t piece;
     mr_table seen;
     mr_buffer carry;
+    size_t wait; /* the carry is not scanned again before it is so long: tiny blocks of a giant word stay linear */
     mr_buffer lowered;
     mr_span *spans; /* room for MR_WINDOW_TOKENS */
 } mr_words;
@@ -187,21 +188,28 @@ static int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t l
         size_t take = w->carry.len < 256 ? 256 : w->carry.len, held = w->carry.len;
         if (take > len - used) take = len - used;
         MR_TRY(mr_buffer_append(&w->carry, block + used, take));
+        if (w->carry.len < w->wait) {
+            used += take;
+            continue;
+        }
         MR_TRY(mr_words_run(s, w, w->carry.data, w->carry.len, 0, &rest));
         used += take;
         if (rest >= held && used < len) { /* the tail lies in the block: it is scanned there, with what follows it */
             used -= w->carry.len - rest;
             w->carry.len = 0;
+            w->wait = 0;
             break;
         }
         if (rest) memmove(w->carry.data, w->carry.data + rest, w->carry.len - rest);
         w->carry.len -= rest;
+        w->wait = w->carry.len + w->carry.len / 2;
         if (w->carry.len > MR_KEY_MAX + 8) return MR_KEY_TOO_LONG;
     }
     if (used == len) return MR_OK;
     MR_TRY(mr_words_run(s, w, block + used, len - used, 0, &rest));
     if (len - used - rest > MR_KEY_MAX + 8) return MR_KEY_TOO_LONG;
     w->carry.len = 0;
+    w->wait = 0;
     return mr_buffer_append(&w->carry, block + used + rest, len - used - rest);
 }
 
@@ -209,6 +217,7 @@ static int mr_words_end(mr_sink *s, mr_words *w) {
     size_t rest;
     int status = w->carry.len ? mr_words_run(s, w, w->carry.data, w->carry.len, 1, &rest) : MR_OK;
     w->carry.len = 0;
+    w->wait = 0;
     w->piece++;
     return status;
 }

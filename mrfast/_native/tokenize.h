@@ -134,8 +134,8 @@ static size_t mr_scan_window(mr_scan *s, mr_span *spans) {
         }
     }
     s->at += bytes;
-    /* A token that ends with the text, or at a sequence that the text cuts off, may go on in the next block: reopen it.
-     * `incomplete` is len or one of the last three bytes, so only the last window can meet it. */
+    if (s->incomplete < s->len) s->at = s->len; /* what follows are the last bytes of the sequence that is cut off */
+    /* A token that ends with the text, or at a sequence that the text cuts off, may go on in the next block: reopen. */
     if (s->at == s->len && !carry && count && spans[count - 1].start + spans[count - 1].len == s->incomplete) {
         start = spans[--count].start;
         carry = 1;
