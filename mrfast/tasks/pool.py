@@ -1,0 +1,346 @@
+"""The parent's side of the slots: starts them, hands them tasks, hears them, and knows how each one ended.
+
+The parent stays one thread, with everything that it waits for in one selector, so that forking a replacement is safe at
+any moment. Whoever owns the selector calls `data()` of each ready key and gets the pool's events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ..app import App
+from ..control.schema import decode, encode
+from ..control.wire import error_from_wire
+from ..errors import AppError, MrfastError
+from ..model import AppInfo, Failure, Progress, Segment
+from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack, to_document
+
+STDERR_TAIL_BYTES = 4096
+READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A slot has loaded the application."""
+
+    slot: Slot
+    info: AppInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The application cannot be loaded; more slots would not help."""
+
+    slot: Slot
+    error: MrfastError
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A task has ended, well or badly; the slot is idle, or gone."""
+
+    slot: Slot
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A reduce asks for segments; `Slot.answer` gives them."""
+
+    slot: Slot
+    attempt: str
+    since: int
+
+
+Event = Ready | Refused | Finished | Wanted
+
+
+class Slot:
+    """One child process; made by SlotPool alone."""
+
+    def __init__(self, pool: SlotPool, number: int):
+        self.number = number
+        self.task: Task | None = None
+        self.ready = self.refused = False
+        self.progress = SharedProgress()
+        self.tail = b""  # the last bytes that the child wrote to its stdout or stderr
+        self._pool = pool
+        self._unpacker = Unpacker()
+        self._unsent = bytearray()
+        # All of a slot's descriptors exist before the fork, so that a failure here leaves no child behind.
+        self._channel, theirs = socket.socketpair()
+        self._stderr, their_stderr = os.pipe()
+        self._exit = -1
+        parent = os.getpid()
+        self.pid = _fork()
+        if not self.pid:
+            pool.run_child(self, theirs, their_stderr, parent)
+        theirs.close()
+        os.close(their_stderr)
+        with contextlib.suppress(OSError):  # the child does the same; whoever comes first
+            os.setpgid(self.pid, self.pid)
+        self._exit = os.pidfd_open(self.pid)
+        self._channel.setblocking(False)
+        os.set_blocking(self._stderr, False)
+        pool.selector.register(self._channel, selectors.EVENT_READ, self._on_channel)
+        pool.selector.register(self._stderr, selectors.EVENT_READ, self._on_stderr)
+        pool.selector.register(self._exit, selectors.EVENT_READ, self._on_exit)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What other children must not hold: it would hide from this child that its parent has ended."""
+        return self._channel.fileno(), self._stderr, self._exit
+
+    def send(self, task: Task) -> None:
+        """Gives the slot its next task; it need not be ready yet."""
+        assert self.task is None
+        self.task = task
+        self.progress.clear()
+        if self.ready:
+            self._send({"task": to_document(task)})
+
+    def answer(self, segments: Iterable[Segment], next: int | None) -> None:
+        """The answer to Wanted: a page of segments, and where the next page begins (None: this was the last)."""
+        self._send({"outputs": [[encode(segment) for segment in segments], next]})
+
+    def close(self) -> int:
+        """Ends the child and its own children at once; its exit status as waitpid gives it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        self._on_stderr()
+        for source in (self._channel, self._stderr, self._exit):
+            with contextlib.suppress(KeyError, ValueError):
+                self._pool.selector.unregister(source)
+        self._channel.close()
+        for descriptor in (self._stderr, self._exit):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._stderr = self._exit = -1
+        self.progress.close()
+        return status
+
+    # -- what the selector calls ------------------------------------------------------------------------------------
+
+    def _on_channel(self) -> list[Event]:
+        """Reads what has come and writes what could not go out before."""
+        if self._channel.fileno() < 0:  # closed by an event of the same round
+            return []
+        if self._unsent:
+            self._flush()
+        events: list[Event] = []
+        ended = False
+        while True:
+            try:
+                data = self._channel.recv(READ_BYTES)
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                data = b""
+            if not data:
+                ended = True
+                break
+            events += [self._heard(message) for message in self._unpacker.feed(data)]
+        return events + self._pool.ended(self) if ended else events
+
+    def _on_exit(self) -> list[Event]:
+        """The process has ended; what it said last comes first."""
+        if self._exit < 0:
+            return []
+        events = self._on_channel()
+        return events + self._pool.ended(self) if self._exit >= 0 else events
+
+    def _on_stderr(self) -> list[Event]:
+        while self._stderr >= 0:
+            try:
+                data = os.read(self._stderr, READ_BYTES)
+            except BlockingIOError:
+                break
+            if not data:
+                with contextlib.suppress(KeyError):
+                    self._pool.selector.unregister(self._stderr)
+                break
+            self.tail = (self.tail + data)[-STDERR_TAIL_BYTES:]
+            self._pool.on_output(data)
+        return []
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _heard(self, message: dict[str, Any]) -> Event:
+        [(word, value)] = message.items()
+        if word == "report":
+            self.task = None
+            self._on_stderr()  # what the task printed comes before what is said of it
+            return Finished(self, from_document(value))
+        if word == "outputs":
+            return Wanted(self, *value)
+        if word == "refused":
+            self.refused = True
+            return Refused(self, error_from_wire(value))
+        info = decode(AppInfo, value)
+        if self._pool.info not in (None, info):
+            self.refused = True
+            return Refused(self, AppError(f"{info.name}: the application was changed while the job was running"))
+        self._pool.info = info
+        self.ready = True
+        if self.task is not None:
+            self._send({"task": to_document(self.task)})
+        return Ready(self, info)
+
+    def _send(self, document: dict[str, Any]) -> None:
+        self._unsent += pack(document)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._unsent:
+                sent = self._channel.send(self._unsent)
+                del self._unsent[:sent]
+        except BlockingIOError:
+            pass
+        except ConnectionError:  # it has died; its end is an event of its own
+            self._unsent.clear()
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        self._pool.selector.modify(self._channel, wanted, self._on_channel)
+
+
+class SlotPool:
+    """Up to `slots_max` slots of one application, forked when there is a task for them."""
+
+    def __init__(
+        self,
+        load: Callable[[], App],
+        slots_max: int,
+        selector: selectors.BaseSelector,
+        *,
+        on_output: Callable[[bytes], None] | None = None,
+        private: Callable[[], Iterable[int]] = tuple,
+        tmp: str | None = None,
+    ):
+        self.selector = selector
+        self.slots: list[Slot] = []
+        self.slots_max = slots_max
+        self.on_output = on_output or write_stderr
+        self.info: AppInfo | None = None  # what the first slot that was ready said
+        self._load = load
+        self._private = private  # descriptors that children must not keep open, a connection for instance
+        self._tmp = tmp
+        self._numbers = 0
+
+    @property
+    def free(self) -> int:
+        """How many more tasks can be sent now."""
+        return self.slots_max - sum(slot.task is not None for slot in self.slots)
+
+    def start(self, count: int) -> None:
+        """Forks slots until there are `count` of them, so that the application loads before its first task comes."""
+        while len(self.slots) < min(count, self.slots_max):
+            self._fork()
+
+    def send(self, task: Task) -> Slot:
+        """The slot that runs the task from now on: an idle one, or a new one."""
+        idle = [slot for slot in self.slots if slot.task is None]
+        slot = next((slot for slot in idle if slot.ready), None) or (idle[0] if idle else self._fork())
+        slot.send(task)
+        return slot
+
+    def running(self) -> dict[str, Progress]:
+        """The attempts that run, and how far each one is."""
+        return {slot.task.attempt: slot.progress.read() for slot in self.slots if slot.task is not None}
+
+    def cancel(self, attempt: str) -> None:
+        """Ends the attempt without a report, and its process with it; nothing happens if it is not running."""
+        for slot in self.slots:
+            if slot.task is not None and slot.task.attempt == attempt:
+                self.slots.remove(slot)
+                slot.close()
+                return
+
+    def ended(self, slot: Slot) -> list[Event]:
+        """What the end of a slot's process means."""
+        self.slots.remove(slot)
+        status = slot.close()
+        if slot.refused:
+            return []
+        if self.info is None:
+            why = f"the process that loads the application {how_it_died(status)}{_last_words(slot.tail)}"
+            return [Refused(slot, AppError(why))]
+        if slot.task is None:
+            return []
+        message = f"the process that ran the task {how_it_died(status)}{_last_words(slot.tail)}"
+        return [Finished(slot, Failure(slot.task.attempt, "died", message))]
+
+    def close(self) -> None:
+        """Ends every slot at once, whatever it is doing."""
+        while self.slots:
+            self.slots.pop().close()
+
+    def run_child(self, slot: Slot, channel: socket.socket, stderr: int, parent: int) -> NoReturn:
+        """The forked child's whole life."""
+        from .slot import slot_main
+
+        for descriptor in self._child_must_close(slot):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        if self._tmp is not None:
+            os.environ["TMPDIR"] = self._tmp
+        slot_main(channel, stderr, self._load, slot.progress, parent)
+
+    def _child_must_close(self, newest: Slot) -> Iterator[int]:
+        for slot in (*self.slots, newest):
+            yield from (descriptor for descriptor in slot.descriptors() if descriptor >= 0)
+        yield from self._private()
+        with contextlib.suppress(AttributeError, ValueError):
+            yield self.selector.fileno()  # type: ignore[attr-defined]
+
+    def _fork(self) -> Slot:
+        self._numbers += 1
+        slot = Slot(self, self._numbers)
+        self.slots.append(slot)
+        return slot
+
+
+def write_stderr(data: bytes) -> None:
+    """Passes on what an application printed."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(data.decode("utf-8", "backslashreplace"))
+        sys.stderr.flush()
+
+
+def how_it_died(status: int) -> str:
+    """A wait status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended by itself with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if -code == signal.SIGKILL:
+        return f"was killed ({name}): out of memory? Fewer --slots or --workers, or a smaller --split-bytes, may help"
+    return f"was killed by {name}"
+
+
+def _last_words(tail: bytes) -> str:
+    text = tail.decode("utf-8", "backslashreplace").strip()
+    return f"; the last that it printed:\n{text}" if text else ""
+
+
+def _fork() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # else the child would print it again
+            stream.flush()
+    with warnings.catch_warnings():
+        # In a notebook there are other threads; the child touches nothing that they may hold locked.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
