@@ -95,18 +95,15 @@ def extensions() -> list[Extension]:
     core = Extension(
         "mrfast._core",
         ["mrfast/_core.pyx"],
-        depends=sorted(glob("mrfast/_native/*.h")) + ["mrfast/_core.pxd"],
+        depends=sorted(glob("mrfast/_native/*.h")) + ["mrfast/_core.pxd", *sorted(glob("mrfast/*.pxi"))],
         extra_compile_args=["-std=gnu11", "-fvisibility=hidden", *flags],
         extra_link_args=link,
         libraries=["m"],
     )
-    checks = profile in ("debug", "asan")
     directives = {
         "language_level": 3,
-        "boundscheck": checks,
-        "wraparound": checks,
-        "initializedcheck": checks,
-        "overflowcheck": checks,
+        "initializedcheck": False,
+        "overflowcheck": profile in ("debug", "asan"),
         "cdivision": True,
         "embedsignature": True,
     }

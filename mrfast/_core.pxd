@@ -46,9 +46,9 @@ cdef extern from "_native/classify.h" nogil:
     ctypedef enum mr_letters:
         MR_UNICODE, MR_ASCII, MR_SPACE
     ctypedef enum mr_simd:
-        pass
+        MR_SIMD_SCALAR, MR_SIMD_SSE2, MR_SIMD_AVX2, MR_SIMD_AVX512
     ctypedef void (*mr_classify_fn)(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) noexcept nogil
-    mr_simd mr_simd_best()
+    int mr_simd_runs(mr_simd simd)
     mr_classify_fn mr_classifier(mr_letters letters, mr_simd simd)
 
 

@@ -10,6 +10,8 @@ class _Op(Protocol):
     def kind(self) -> str: ...
 
 COMBINING: frozenset[str]
+SIMD: str
+SIMD_LEVELS: tuple[str, ...]
 UNICODE_VERSION: str
 
 def tokens(data: BytesLike | str, *, letters: str) -> list[Any]: ...

@@ -35,7 +35,12 @@ cdef extern from *:
 
 UNICODE_VERSION = MR_UNICODE_VERSION.decode()
 
-cdef mr_simd SIMD = mr_simd_best()
+LEVELS = {"scalar": MR_SIMD_SCALAR, "sse2": MR_SIMD_SSE2, "avx2": MR_SIMD_AVX2, "avx512": MR_SIMD_AVX512}
+SIMD_LEVELS = tuple([name for name in LEVELS if mr_simd_runs(<mr_simd>LEVELS[name])])
+SIMD = os.environ.get("MRFAST_SIMD") or SIMD_LEVELS[-1]
+if SIMD not in SIMD_LEVELS:
+    raise ImportError("MRFAST_SIMD=" + SIMD + ": this machine runs " + ", ".join(SIMD_LEVELS))
+cdef mr_simd LEVEL = <mr_simd>LEVELS[SIMD]
 cdef uint64_t[2] SEED
 memcpy(SEED, PyBytes_AS_STRING(os.urandom(16)), 16)
 
@@ -56,7 +61,7 @@ TAKES = {
 cdef mr_classify_fn classifier(letters) except NULL:
     if letters not in LETTERS:
         raise ValueError(f"letters={letters!r}: choose 'unicode', 'ascii' or 'space'")
-    return mr_classifier(<mr_letters>LETTERS[letters], SIMD)
+    return mr_classifier(<mr_letters>LETTERS[letters], LEVEL)
 
 
 cdef object check(int status):

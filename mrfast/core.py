@@ -24,6 +24,9 @@ Pairs from Python go in with `sink.emit(key, value)` or, faster, `sink.emit_all(
 a Grouper. Keys are str or all bytes; values str, bytes, int, float, bool, None or what JSON holds. A class here belongs
 to one thread at a time; using it from two at once raises RuntimeError.
 
+`SIMD` is the width of the vector code in use, one of `SIMD_LEVELS`; MRFAST_SIMD=scalar (sse2, avx2, avx512) in the
+environment forces one. All give the same bytes.
+
 `map_object` wraps drained segments as the one object that a map task writes, and `read_index` finds them again:
 
     header   "MRFASTMAP1 <job> <attempt>" LF
@@ -36,6 +39,8 @@ from __future__ import annotations
 
 from mrfast._core import (
     COMBINING,
+    SIMD,
+    SIMD_LEVELS,
     UNICODE_VERSION,
     Buffer,
     Drained,
@@ -55,6 +60,8 @@ from mrfast.index import SegmentIndex
 
 __all__ = [
     "COMBINING",
+    "SIMD",
+    "SIMD_LEVELS",
     "UNICODE_VERSION",
     "Buffer",
     "Drained",

@@ -8,12 +8,10 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
 typedef enum { MR_UNICODE = 0, MR_ASCII = 1, MR_SPACE = 2 } mr_letters;
-typedef enum { MR_SIMD_SCALAR = 0, MR_SIMD_SSE2 = 1, MR_SIMD_AVX2 = 2, MR_SIMD_AVX512 = 3, MR_SIMD_NEON = 4 } mr_simd;
+typedef enum { MR_SIMD_SCALAR = 0, MR_SIMD_SSE2 = 1, MR_SIMD_AVX2 = 2, MR_SIMD_AVX512 = 3 } mr_simd;
 
 /* words: 64-byte groups at p. inside: bit i set when byte i belongs to a token; high: when byte i is >= 0x80. */
 typedef void (*mr_classify_fn)(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high);
@@ -105,20 +103,42 @@ __attribute__((target("avx2"))) static void mr_classify_space_avx2(const uint8_t
     }
 }
 
+#define MR_AVX512 __attribute__((target("avx512f,avx512bw")))
+
+MR_AVX512 static void mr_classify_letters_avx512(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) {
+    const __m512i fold = _mm512_set1_epi8(0x20), first = _mm512_set1_epi8('a'), count = _mm512_set1_epi8(26);
+    for (size_t w = 0; w < words; w++, p += 64) {
+        __m512i v = _mm512_loadu_si512((const void *)p);
+        inside[w] = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(_mm512_or_si512(v, fold), first), count);
+        high[w] = _mm512_movepi8_mask(v);
+    }
+}
+
+MR_AVX512 static void mr_classify_space_avx512(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) {
+    const __m512i blank = _mm512_set1_epi8(' '), first = _mm512_set1_epi8(9), count = _mm512_set1_epi8(5);
+    for (size_t w = 0; w < words; w++, p += 64) {
+        __m512i v = _mm512_loadu_si512((const void *)p);
+        inside[w] = ~(_mm512_cmpeq_epi8_mask(v, blank) | _mm512_cmplt_epu8_mask(_mm512_sub_epi8(v, first), count));
+        high[w] = 0;
+    }
+}
+
 #endif
 
-/* The widest level that this machine runs. */
-static inline mr_simd mr_simd_best(void) {
+/* Whether this machine runs a level. */
+static inline int mr_simd_runs(mr_simd simd) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") ? MR_SIMD_AVX2 : MR_SIMD_SSE2;
-#else
-    return MR_SIMD_SCALAR;
+    if (simd == MR_SIMD_AVX512) return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512f");
+    if (simd == MR_SIMD_AVX2) return __builtin_cpu_supports("avx2");
+    if (simd == MR_SIMD_SSE2) return 1;
 #endif
+    return simd == MR_SIMD_SCALAR;
 }
 
 static inline mr_classify_fn mr_classifier(mr_letters letters, mr_simd simd) {
     int space = letters == MR_SPACE;
 #if defined(__x86_64__)
+    if (simd == MR_SIMD_AVX512) return space ? mr_classify_space_avx512 : mr_classify_letters_avx512;
     if (simd == MR_SIMD_AVX2) return space ? mr_classify_space_avx2 : mr_classify_letters_avx2;
     if (simd == MR_SIMD_SSE2) return space ? mr_classify_space_sse2 : mr_classify_letters_sse2;
 #endif
