@@ -208,6 +208,17 @@ def test_reports_are_idempotent():
     assert (s.maps_done, s.reduces_done) == (1, 1)
 
 
+def test_an_accepted_attempt_is_never_told_to_cancel():
+    s = job(maps=1)
+    name = take(s)
+    s.map_done(name, "d", 1.0)  # the answer may be on its way still
+    assert s.renew(name, "w1", NO_PROGRESS, 2.0) == "ok"
+    assert s.failed(name, failure(name, fatal=True), 2.0) == "already"
+    assert s.released(name, 2.0) == "already"
+    s.validate()
+    assert s.task_state("map", 0) == "ACCEPTED"
+
+
 def test_the_same_attempt_with_other_bytes_is_illegal_and_changes_nothing():
     s = job()
     name = take(s)
@@ -496,7 +507,7 @@ def finished(state: str) -> tuple[Scheduler, str, str]:
 def test_the_end_is_final(state: str):
     s, name, reduce = finished(state)
     assert s.assign("w1", 2.0) is None
-    assert s.renew(reduce, "w1", NO_PROGRESS, 2.0) == "cancel"
+    assert s.renew(reduce, "w1", NO_PROGRESS, 2.0) == ("ok" if state == "COMMITTED" else "cancel")
     assert s.map_done(name, "d", 2.0) == "job_done"
     assert s.reduce_done(reduce, "p", s.table_digest(), 2.0) == "job_done"
     assert s.failed(reduce, failure(reduce, fatal=True), 2.0) == "job_done"

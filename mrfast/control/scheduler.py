@@ -87,6 +87,8 @@ class Scheduler:
         """ "ok" and a fresh lease, or "cancel": this attempt can no longer be accepted. Revives an expired one."""
         self._seen(worker, now)
         found = self._find(attempt)
+        if found is not None and self._tasks[found[0]].accepted == found[1]:
+            return "ok"  # its worker has not heard yet; told to cancel, it would remove the accepted object
         lease = None if found is None else self._open(*found)
         if self.state != RUNNING or lease is None or lease.worker != worker:
             return "cancel"
@@ -139,7 +141,7 @@ class Scheduler:
         lease = self._open(*found)
         record = self._tasks[found[0]]
         if lease is None:
-            return "already" if record.has_failed(found[1]) else "superseded"
+            return "already" if record.accepted == found[1] or record.has_failed(found[1]) else "superseded"
         self._close(lease, "failed", now)
         record.add_failure(lease.n, lease.worker, failure)
         if failure.fatal:
@@ -158,7 +160,7 @@ class Scheduler:
             return "stale"
         lease = self._open(*found)
         if lease is None:
-            return "superseded"
+            return "already" if self._tasks[found[0]].accepted == found[1] else "superseded"
         self._close(lease, "released", now)
         return "accepted"
 
