@@ -96,6 +96,7 @@ def extensions() -> list[Extension]:
         "mrfast._core",
         ["mrfast/_core.pyx"],
         depends=sorted(glob("mrfast/_native/*.h")) + ["mrfast/_core.pxd", *sorted(glob("mrfast/*.pxi"))],
+        include_dirs=["mrfast"],
         extra_compile_args=["-std=gnu11", "-fvisibility=hidden", *flags],
         extra_link_args=link,
         libraries=["m"],
@@ -107,7 +108,8 @@ def extensions() -> list[Extension]:
         "cdivision": True,
         "embedsignature": True,
     }
-    return cythonize([core], compiler_directives=directives)
+    # A folder a profile: Cython would keep the C of another profile's directives.
+    return cythonize([core], build_dir=f"build/cython-{profile}", compiler_directives=directives)
 
 
 write_unicode_tables()
