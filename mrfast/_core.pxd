@@ -90,6 +90,7 @@ cdef extern from "_native/fold.h" nogil:
 cdef extern from "_native/table.h" nogil:
     ctypedef struct mr_table:
         uint64_t seed[2]
+    size_t mr_table_bytes(const mr_table *t)
 
 
 cdef extern from "_native/sink.h" nogil:

@@ -77,14 +77,14 @@ cdef object check(int status):
     raise SystemError(f"mrfast's core: unexpected status {status}")
 
 
-cdef bytes utf8(str text):
+cdef bytes utf8(text):
     """UTF-8 of a str; undecodable bytes of a file name (surrogateescape) come back as they were."""
     try:
-        return text.encode()
+        return str.encode(text)
     except UnicodeEncodeError:
         pass
     try:
-        return text.encode("utf-8", "surrogateescape")
+        return str.encode(text, "utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise BadRecord(f"{text!r} holds a lone surrogate, which UTF-8 cannot carry; emit bytes, "
                         'or text.encode("utf-8", "replace").decode()') from None

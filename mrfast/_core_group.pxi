@@ -23,7 +23,7 @@ cdef object value_object(const mr_value *v):
     if v.tag == MR_BIGINT:
         return int.from_bytes(raw(v.bytes, <Py_ssize_t>v.len), "little", signed=True)
     if v.tag == MR_DECIMAL:
-        return int(raw(v.bytes, <Py_ssize_t>v.len))
+        return any_length(int, raw(v.bytes, <Py_ssize_t>v.len))
     return partial_of(v).result()
 
 
@@ -64,7 +64,7 @@ class Partial:
         if self.floats:
             total = self.special if self.special != 0 else rounded(self.total)
             return total / self.count if self.kind == "mean" else total
-        return rounded(self.total / self.count) if self.kind == "mean" else int(self.total)
+        return rounded(self.total, self.count) if self.kind == "mean" else int(self.total)
 
 
 cdef object partial_of(const mr_value *v):
@@ -92,10 +92,10 @@ cdef object partial_of(const mr_value *v):
     return self
 
 
-def rounded(total) -> float:
-    """The nearest float of an exact number; an infinity when it is too large for one."""
+def rounded(total, count=1) -> float:
+    """The float nearest to the exact total / count; an infinity when that is too large for one."""
     try:
-        return float(total)
+        return float(total / count)
     except OverflowError:
         return float("inf") if total > 0 else float("-inf")
 
@@ -150,14 +150,15 @@ def reduce_values(op, key, values: list):
     return [min(values, key=order) if kind == "min" else max(values, key=order)]
 
 
-cdef bytes decimal(value):
+cdef object any_length(convert, value):
+    """convert(value) between int and decimal text, past the interpreter's limit: it guards against input, not sums."""
     try:
-        return b"%d" % value
-    except ValueError:  # over the interpreter's limit, which guards against hostile input, not against sums
+        return convert(value)
+    except ValueError:
         limit = sys.get_int_max_str_digits()
         sys.set_int_max_str_digits(0)
         try:
-            return b"%d" % value
+            return convert(value)
         finally:
             sys.set_int_max_str_digits(limit)
 
@@ -171,7 +172,7 @@ cdef bytes value_text(value):
     if isinstance(value, float):
         return repr(value).encode()
     if isinstance(value, int) and not isinstance(value, bool):
-        return decimal(value)
+        return any_length(b"%d".__mod__, value)
     return orjson.dumps(value)
 
 

@@ -119,7 +119,7 @@ cdef class MapSink:
     @property
     def memory_bytes(self):
         """Bytes that the table and the log hold."""
-        return mr_sink_bytes(&self.sink)
+        return mr_sink_bytes(&self.sink) + mr_table_bytes(&self.words.seen)
 
     @property
     def skipped(self):

@@ -23,7 +23,8 @@ static inline void mr_drained_free(mr_drained *d) {
 
 /* Table slots that hold records of their own: with MR_OP_INDEX they only remember what the log has. */
 MR_INLINE size_t mr_sink_table_records(const mr_sink *s) {
-    return s->combine == MR_OP_INDEX || s->combine == MR_OP_NONE ? 0 : s->table.count;
+    return s->combine == MR_OP_INDEX || s->combine == MR_OP_NONE ? 0
+                                                                          : s->table.count - (size_t)s->logged_keys;
 }
 
 /* entry.ref of a record in the log; others are 1 + the slot's index. */
@@ -36,7 +37,7 @@ static int mr_drain_entries(const mr_sink *s, uint32_t partitions, mr_entry *ent
         if (s->table.capacity > UINT32_MAX - 1) return MR_NOMEM;
         for (size_t i = 0; i < s->table.capacity; i++) {
             const mr_slot *slot = &s->table.slots[i];
-            if (!slot->tag) continue;
+            if (!slot->tag || slot->tag == MR_LOGGED) continue;
             const uint8_t *key = mr_slot_key(slot);
             entries[n] = (mr_entry){mr_prefix(key, slot->len), key, slot->len, (uint32_t)i + 1};
             part[n++] = (uint32_t)(mr_xxh3_64(key, slot->len) % partitions);

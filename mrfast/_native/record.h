@@ -20,6 +20,7 @@ enum {
     MR_DECIMAL = 11,/* an integer of the input's own digits, too long for int64 */
     MR_STATE = 12,  /* a combiner's partial result; its first byte names the op */
     MR_TAG_LAST = 12,
+    MR_LOGGED = 13, /* of a table's cell only, never in a record: all values of this key are in the log */
 };
 
 typedef struct {

@@ -11,6 +11,7 @@ typedef struct {
     mr_arena cells; /* texts and partials that the table's cells point to */
     mr_buffer log;  /* records back to back, in emit order */
     uint64_t log_records;
+    uint64_t logged_keys; /* slots of MR_LOGGED: they hold no record */
     uint64_t records_in;
 } mr_sink;
 
@@ -18,11 +19,11 @@ static inline void mr_sink_free(mr_sink *s) {
     mr_table_free(&s->table);
     mr_arena_free(&s->cells);
     mr_buffer_free(&s->log);
-    s->log_records = 0;
+    s->log_records = s->logged_keys = 0;
 }
 
 static inline size_t mr_sink_bytes(const mr_sink *s) {
-    return s->table.capacity * sizeof(mr_slot) + s->table.arena.total_bytes + s->cells.total_bytes + s->log.cap;
+    return mr_table_bytes(&s->table) + s->cells.total_bytes + s->log.cap;
 }
 
 static int mr_sink_log(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v) {
@@ -36,6 +37,19 @@ static int mr_sink_log(mr_sink *s, const uint8_t *key, size_t key_len, const mr_
 static int mr_sink_repeats(mr_cell *last, const mr_value *v) {
     return last->tag == v->tag && v->tag >= MR_BYTES && mr_cell_text(last)->len == v->len &&
            (!v->len || !memcmp(mr_cell_text(last)->bytes, v->bytes, v->len));
+}
+
+/* An integer beyond int64: from here on the key's values are kept one by one, in their order. */
+static int mr_sink_give_up(mr_sink *s, mr_slot *slot, const mr_key *k, const mr_value *v) {
+    uint8_t scratch[MR_STATE_BYTES_MAX];
+    mr_cell cell = {.number = slot->number, .tag = slot->tag};
+    slot->tag = MR_LOGGED;
+    s->logged_keys++;
+    if (cell.tag) {
+        mr_value held = mr_cell_value(s->combine, &cell, scratch);
+        MR_TRY(mr_sink_log(s, k->bytes, k->len, &held));
+    }
+    return mr_sink_log(s, k->bytes, k->len, v);
 }
 
 static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
@@ -56,13 +70,15 @@ static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
         slot->tag = cell.tag;
         return mr_sink_log(s, k->bytes, k->len, v);
     }
+    if (cell.tag == MR_LOGGED) return mr_sink_log(s, k->bytes, k->len, v);
     int status = mr_fold(s->combine, &cell, v, &s->cells);
     if (status == MR_OK) {
         slot->number = cell.number;
         slot->tag = cell.tag;
+    } else if (status == MR_NEEDS_PYTHON) {
+        return mr_sink_give_up(s, slot, k, v);
     } else {
         mr_table_undo(&s->table, slot);
-        if (status == MR_NEEDS_PYTHON) return mr_sink_log(s, k->bytes, k->len, v);
     }
     return status;
 }
@@ -98,11 +114,9 @@ static int mr_sink_count_spans(mr_sink *s, const uint8_t *text, const uint8_t *e
                 slot->number++;
                 continue;
             }
+            mr_table_undo(&s->table, slot);
             mr_value one = {.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
-            mr_cell cell = {.number = slot->number, .tag = slot->tag};
-            MR_TRY(mr_fold(s->combine, &cell, &one, &s->cells));
-            slot->number = cell.number;
-            slot->tag = cell.tag;
+            MR_TRY(mr_sink_fold(s, &keys[j], &one));
         }
         s->records_in += batch;
     }

@@ -126,9 +126,13 @@ MR_INLINE mr_slot *mr_table_slot(mr_table *t, const mr_key *k) {
     }
 }
 
-/* Takes back a key that was just entered and whose value could not be folded: its slot is the last one written. */
+/* Takes back a key that was just entered and got no value. */
 MR_INLINE void mr_table_undo(mr_table *t, mr_slot *s) {
     if (!s->tag) t->count--;
+}
+
+static inline size_t mr_table_bytes(const mr_table *t) {
+    return t->capacity * sizeof(mr_slot) + t->arena.total_bytes;
 }
 
 static inline void mr_table_free(mr_table *t) {
