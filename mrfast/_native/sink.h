@@ -114,7 +114,11 @@ static int mr_sink_count_spans(mr_sink *s, const uint8_t *text, const uint8_t *e
                 slot->number++;
                 continue;
             }
-            mr_table_undo(&s->table, slot);
+            if (MR_LIKELY(!slot->tag)) { /* a sum or a count of one */
+                slot->tag = MR_INT;
+                slot->number = 1;
+                continue;
+            }
             mr_value one = {.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
             MR_TRY(mr_sink_fold(s, &keys[j], &one));
         }
