@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from mrfast.index import MAGIC, SegmentIndex, TableDigest
 
 U64 = st.integers(0, (1 << 64) - 1)
-segments = st.lists(st.one_of(st.just((0, 0, 0)), st.tuples(st.integers(1, 1 << 40), U64, U64)), min_size=1, max_size=40)
+segments = st.lists(
+    st.one_of(st.just((0, 0, 0)), st.tuples(st.integers(1, 1 << 40), U64, U64)), min_size=1, max_size=40
+)
 
 
 @st.composite
@@ -81,7 +83,7 @@ HEADER = MAGIC + bytes([1, 0, 0])
 
 
 @pytest.mark.parametrize(
-    "body, why",
+    ("body", "why"),
     [
         (b"MRI2" + bytes([1, 0, 0, 1, 0, 1]), "magic"),
         (MAGIC + bytes([3, 0, 0, 1, 0, 1]), "key kind 3"),
@@ -107,7 +109,7 @@ def test_each_fault_is_named(body: bytes, why: str):
 
 
 @pytest.mark.parametrize(
-    "columns, kind",
+    ("columns", "kind"),
     [
         (([], [], []), "str"),
         (([1], [1, 2], [1]), "str"),

@@ -68,7 +68,7 @@ def test_no_maps_at_all_leaves_the_reduces():
 
 
 @pytest.mark.parametrize(
-    "maps, reduces, attempts_max", [(-1, 1, 4), (1_000_001, 1, 4), (1, 0, 4), (1, 65_536, 4), (1, 1, 0)]
+    ("maps", "reduces", "attempts_max"), [(-1, 1, 4), (1_000_001, 1, 4), (1, 0, 4), (1, 65_536, 4), (1, 1, 0)]
 )
 def test_bounds(maps: int, reduces: int, attempts_max: int):
     with pytest.raises(ValueError, match="no such job"):
@@ -316,7 +316,11 @@ def test_counted_failures_fail_the_job_with_the_first_one_and_the_story():
     assert s.failure.reason == "m-000000 failed 3 times: ValueError: 1"
     assert s.failure.worker == "w0"
     assert s.failure.failure is not None
-    assert (s.failure.failure.traceback, s.failure.failure.input, s.failure.failure.offset) == ("traceback 0", "a.txt", 0)
+    assert (s.failure.failure.traceback, s.failure.failure.input, s.failure.failure.offset) == (
+        "traceback 0",
+        "a.txt",
+        0,
+    )
     assert "    +1.500 s  failed       m-000000.e1.2  on w1" in s.failure.story
     assert "m-000000.e1.2 on w1: app: ValueError: 1, a.txt at offset 1" in s.failure.story
 

@@ -225,7 +225,7 @@ class TestScheduler(Machine.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(examples(300), stateful_step_count=40)
 
 
-# All orders of a tiny job: two maps (the first gives other bytes in every attempt), one reduce, two workers, some faults
+# All orders of a tiny job: two maps (the first gives other bytes in every attempt), one reduce, two workers, few faults
 
 ATTEMPTS_MAX = 2
 

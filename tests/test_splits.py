@@ -39,7 +39,7 @@ def test_a_large_object_is_cut_at_multiples():
     assert [*ranges(first), *ranges(second), *ranges(third)] == [("a", 0, 10), ("a", 10, 10), ("a", 20, 1)]
 
 
-@pytest.mark.parametrize("size, tasks", [(0, 1), (1, 1), (9, 1), (10, 1), (11, 2), (20, 2)])
+@pytest.mark.parametrize(("size", "tasks"), [(0, 1), (1, 1), (9, 1), (10, 1), (11, 2), (20, 2)])
 def test_no_piece_is_empty_but_that_of_an_empty_object(size: int, tasks: int):
     assert len(splits.plan([item("a", size)], LINES, 10)) == tasks
 
@@ -54,7 +54,7 @@ def test_other_names_are_not_compressed(path: str):
     assert len(splits.plan([item(path, 100)], LINES, 10)) == 10
 
 
-@pytest.mark.parametrize("split_bytes, step", [(1, 7), (7, 7), (13, 7), (14, 14), (100, 98)])
+@pytest.mark.parametrize(("split_bytes", "step"), [(1, 7), (7, 7), (13, 7), (14, 14), (100, 98)])
 def test_records_are_cut_between_records(split_bytes: int, step: int):
     tasks = splits.plan([item("a", 7 * 50)], InputCut("records", splittable=True, record_bytes=7), split_bytes)
     assert [piece.offset for (piece,) in tasks] == list(range(0, 350, step))
@@ -81,7 +81,7 @@ def test_ten_thousand_objects_are_not_packed():
     assert len(splits.plan(many(10_000), WHOLE, 1 << 20)) == 10_000
 
 
-@pytest.mark.parametrize("size, split_bytes", [(100, 1 << 26), (1 << 20, 1 << 26), (3000, 10_000), (0, 1), (5, 5)])
+@pytest.mark.parametrize(("size", "split_bytes"), [(100, 1 << 26), (1 << 20, 1 << 26), (3000, 10_000), (0, 1), (5, 5)])
 def test_more_objects_are_packed_in_order_within_the_bounds(size: int, split_bytes: int):
     inputs = many(12_000, size)
     tasks = splits.plan(inputs, WHOLE, split_bytes)
@@ -128,7 +128,7 @@ def test_too_many_tasks_name_the_cure():
     assert len(splits.plan([item("a", 1_000_000)], LINES, 1)) == 1_000_000
 
 
-@pytest.mark.parametrize("cut, split_bytes", [(LINES, 0), (LINES, -1), (InputCut("records", True, 0), 10)])
+@pytest.mark.parametrize(("cut", "split_bytes"), [(LINES, 0), (LINES, -1), (InputCut("records", True, 0), 10)])
 def test_impossible_sizes_are_usage_errors(cut: InputCut, split_bytes: int):
     with pytest.raises(UsageError, match="at least 1"):
         splits.plan([item("a", 10)], cut, split_bytes)

@@ -29,7 +29,7 @@ _DIGITS = re.compile(rf"-?[1-9][0-9]{{0,{INT_DIGITS_MAX - 1}}}", re.ASCII)
 T = TypeVar("T")
 
 
-class BadFrame(MrfastError):
+class BadFrame(MrfastError):  # noqa: N818 - named like its siblings in errors
     """Bytes from the wire are not a document of the expected form; nothing of it was used."""
 
 

@@ -26,7 +26,7 @@ TRANSITIONS: dict[tuple[str, str, str], str] = {
 }
 
 
-class IllegalEvent(Exception):
+class IllegalEvent(Exception):  # noqa: N818 - it says what it is
     """An event that TRANSITIONS does not allow; nothing was changed."""
 
 
