@@ -1,0 +1,35 @@
+"""The C kernels by themselves, built with AddressSanitizer and UndefinedBehaviorSanitizer, against naive C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from depth import FACTOR
+
+SOURCE = Path(__file__).with_name("native") / "test_native.c"
+FLAGS = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-unused-function"]
+
+
+@pytest.fixture(scope="module")
+def compiler() -> list[str]:
+    """The C compiler that builds extensions here."""
+    named = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    command = next((name for name in (named.split()[0], "cc", "gcc", "clang") if shutil.which(name)), None)
+    assert command, "no C compiler; scripts/test names the package that brings one"
+    return [command]
+
+
+def test_kernels_under_sanitizers(compiler: list[str], tmp_path: Path) -> None:
+    program = tmp_path / "test_native"
+    command = [*compiler, *FLAGS, str(SOURCE), "-lm", "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    command = [str(program), str(300 * FACTOR)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "ok\n"), ran.stderr
