@@ -1,0 +1,215 @@
+"""`mrfast.run`: a job from Python, on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .errors import AppError, UsageError
+from .model import REDUCES_MAX, JobSpec, part_name
+
+if TYPE_CHECKING:
+    from .app import App
+    from .watch.progress import ProgressView
+
+STORE = "./mrfast-store"
+REDUCES = 10
+SPLIT_BYTES = 64 << 20
+MEMORY_BYTES = 1 << 30
+ATTEMPTS_MAX = 4
+READ_BLOCK_BYTES = 1 << 20
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """A finished job: its id, where its output is, how much went in and out, and its records."""
+
+    job: str
+    output_url: str
+    document: dict[str, Any] = field(repr=False)
+
+    @property
+    def parts(self) -> list[str]:
+        """The URLs of the parts, `mr-out-0` first."""
+        names = (part_name(part["partition"]) for part in self.document["parts"])
+        return [f"{self.output_url.rstrip('/')}/{name}" for name in names]
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Maps, reduces, input bytes and records of the job, as `_SUCCESS` has them."""
+        return totals_of(self.document)
+
+    def records(self) -> Iterator[tuple[Any, Any]]:
+        """(key, value) of every line of every part, in order of partition and key; a raw part has None as its keys.
+
+        Keys and values are text as the part holds it, except those of a jsonl part, which are what was emitted.
+        """
+        from .cat import read_output
+
+        return read_output(self.output_url, self.document)
+
+    def text(self) -> str:
+        """All parts as one text."""
+        from .cat import part_blocks
+
+        blocks = (bytes(block) for url in self.parts for block in part_blocks(url))
+        return b"".join(blocks).decode("utf-8", "backslashreplace")
+
+
+def run(
+    app: str | os.PathLike[str] | ModuleType | App | None = None,
+    inputs: Paths = (),
+    *,
+    map: Any = None,
+    reduce: Any = None,
+    combine: Any = None,
+    input: str | None = None,
+    output: str | None = None,
+    store: str | os.PathLike[str] = STORE,
+    output_url: str | os.PathLike[str] | None = None,
+    reduces: int = REDUCES,
+    workers: int | None = None,
+    split_bytes: int = SPLIT_BYTES,
+    memory: int = MEMORY_BYTES,
+    attempts_max: int = ATTEMPTS_MAX,
+    job: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> JobResult:
+    """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
+
+    The functions need not be picklable: the processes that run them are forked. What goes wrong is raised as one of the
+    classes of mrfast.errors; after Ctrl-C nothing of the job is left.
+    """
+    load = _loader(app, map, reduce, combine, input, output)
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    return run_job(
+        load,
+        [os.fspath(item) for item in given],
+        store=os.fspath(store),
+        output_url=None if output_url is None else os.fspath(output_url),
+        reduces=reduces,
+        workers=workers,
+        split_bytes=split_bytes,
+        memory=memory,
+        attempts_max=attempts_max,
+        job=job,
+        overwrite=overwrite,
+        view=None if quiet else _view(),
+    )
+
+
+def run_job(
+    load: Callable[[], App], inputs: Sequence[str], *, workers: int | None, view: ProgressView | None, **options: Any
+) -> JobResult:
+    """The result of the job of the app that `load` gives; `options` are those of `make_spec`."""
+    from .engines.local import run_local
+    from .storage import open_store
+
+    workers = default_workers() if workers is None else workers
+    if workers < 1:
+        raise UsageError(f"{workers} workers: at least one is needed")
+    spec = make_spec(inputs, **options)
+    # What every slot needs is imported here, once, and not in each of them after its fork.
+    from .tasks import mapper, reducer, slot  # noqa: F401
+    from . import core  # noqa: F401  # isort: skip
+
+    document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
+    return JobResult(spec.job, spec.output_url, document)
+
+
+def make_spec(
+    inputs: Sequence[str],
+    *,
+    store: str,
+    output_url: str | None,
+    reduces: int,
+    split_bytes: int,
+    memory: int,
+    attempts_max: int,
+    job: str | None,
+    overwrite: bool,
+) -> JobSpec:
+    """The checked description of a new job, its inputs found."""
+    from .control.commit import new_job_id
+    from .storage import open_store
+    from .storage.inputs import resolve
+
+    if not inputs:
+        raise UsageError("no input: name at least one file, folder, glob or s3:// URL")
+    if not 1 <= reduces <= REDUCES_MAX:
+        raise UsageError(f"{reduces:,} reduces: 1 to {REDUCES_MAX:,} are possible")
+    for name, value in (("split_bytes", split_bytes), ("memory", memory), ("attempts_max", attempts_max)):
+        if value < 1:
+            raise UsageError(f"{name} = {value}: at least 1 is needed")
+    opened = open_store(store)
+    job_id = new_job_id()
+    target = open_store(output_url).url if output_url else f"{opened.url.rstrip('/')}/out/{job_id}"
+    return JobSpec(
+        job=job_id,
+        name=job,
+        store_url=opened.url,
+        output_url=target,
+        reduces=reduces,
+        split_bytes=split_bytes,
+        memory_bytes=memory,
+        attempts_max=attempts_max,
+        overwrite=overwrite,
+        inputs=tuple(resolve(inputs, opened)),
+    )
+
+
+def app_file(path: str) -> Callable[[], App]:
+    """What loads the application file in each slot; AppError here and now if there is no such file."""
+    from .app import load_app
+
+    if not os.path.isfile(path):
+        why = "is a folder" if os.path.isdir(path) else "no such application file"
+        raise AppError(f"{path}: {why}; name a Python file with `map` and `reduce`")
+    return lambda: load_app(path)
+
+
+def default_workers() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _view() -> ProgressView:
+    import time
+
+    from .watch.progress import ProgressView
+
+    return ProgressView(time.monotonic())
+
+
+def _loader(app: Any, map: Any, reduce: Any, combine: Any, input: str | None, output: str | None) -> Callable[[], App]:
+    """What gives the App in each slot; an App of functions is checked here and now."""
+    from .app import App
+
+    functions = (map, reduce, combine, input, output)
+    if app is None:
+        if map is None or reduce is None:
+            raise UsageError("mrfast.run needs an application: a file's path, a module, or map= and reduce=")
+        made = App.from_functions(map=map, reduce=reduce, combine=combine, input=input, output=output)
+        return lambda: made
+    if any(part is not None for part in functions):
+        raise UsageError("mrfast.run takes an application, or map=, reduce=, combine=, input= and output=, not both")
+    if isinstance(app, App):
+        return lambda: app
+    if isinstance(app, ModuleType):
+        names = vars(app)
+        made = App.from_functions(
+            map=names.get("map", names.get("Map")),
+            reduce=names.get("reduce", names.get("Reduce")),
+            combine=names.get("combine"),
+            input=names.get("input"),
+            output=names.get("output"),
+            name=getattr(app, "__file__", None) or app.__name__,
+        )
+        return lambda: made
+    return app_file(os.fspath(app))

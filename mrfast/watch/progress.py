@@ -1,0 +1,91 @@
+"""A running job on a terminal: bars, or where there is no terminal a line every 10 seconds; always on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+BARS_AFTER_S = 0.5
+BARS_EVERY_S = 0.1
+LINE_EVERY_S = 10.0
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in _UNITS[:-1]:
+        if count < 1024:
+            return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} {_UNITS[-1]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: 1 map, 2 maps."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+class ProgressView:
+    """Shows what `update` is told; `close` leaves the terminal as it was."""
+
+    def __init__(self, now: float, *, quiet: bool = False, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._next = now + (BARS_AFTER_S if self._terminal else LINE_EVERY_S)
+        self._start = now
+        self._bars: Any = None
+        self._rows: dict[str, Any] = {}
+
+    def wait_s(self, now: float) -> float | None:
+        """How long the caller may wait before `update` has something to show; None for ever."""
+        return None if self._quiet else max(0.0, self._next - now)
+
+    def update(self, status: dict[str, Any], now: float) -> None:
+        """Shows the job's status, if it is time to: maps, maps_done, reduces, reduces_done, running, bytes_done."""
+        if self._quiet or now < self._next or not status.get("maps"):
+            return
+        if self._terminal:
+            self._next = now + BARS_EVERY_S
+            self._draw(status)
+        else:
+            self._next = now + LINE_EVERY_S
+            print(self._line(status, now), file=self._stream, flush=True)
+
+    def write(self, data: bytes) -> None:
+        """Lets what an application printed through, above the bars."""
+        text = data.decode("utf-8", "backslashreplace")
+        if self._bars is None:
+            self._stream.write(text)
+            self._stream.flush()
+        else:
+            self._bars.console.out(text, end="" if text.endswith("\n") else "\n", highlight=False)
+
+    def close(self) -> None:
+        """Removes the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _line(self, status: dict[str, Any], now: float) -> str:
+        return (
+            f"mrfast: {now - self._start:.0f} s: {status['maps_done']:,} of {counted(status['maps'], 'map')}, "
+            f"{status['reduces_done']:,} of {counted(status['reduces'], 'reduce')} done"
+        )
+
+    def _draw(self, status: dict[str, Any]) -> None:
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description:<7}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            console = Console(file=self._stream)  # rich itself honours NO_COLOR
+            # No thread of its own: the process forks.
+            self._bars = Progress(*columns, console=console, transient=True, auto_refresh=False)
+            self._bars.start()
+            for name in ("maps", "reduces"):
+                self._rows[name] = self._bars.add_task(name, total=status[name])
+        for name, row in self._rows.items():
+            self._bars.update(row, completed=status[f"{name}_done"], total=status[name])
+        self._bars.refresh()
