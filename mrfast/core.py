@@ -55,8 +55,7 @@ from mrfast._core import (
     tokens,
     xxh3_64,
 )
-from mrfast.errors import CorruptSegment
-from mrfast.index import SegmentIndex
+from mrfast.index import TRAILER_MAGIC, SegmentIndex, read_index
 
 __all__ = [
     "COMBINING",
@@ -81,10 +80,6 @@ __all__ = [
     "xxh3_64",
 ]
 
-TRAILER_MAGIC = b"MRX1"
-TRAILER_BYTES = 8
-
-
 def object_header(job: str, attempt: str) -> bytes:
     """The first line of a map object: a reader that finds another one was given the wrong object."""
     return f"MRFASTMAP1 {job} {attempt}\n".encode()
@@ -104,24 +99,3 @@ def map_object(drained: Drained, job: str, attempt: str) -> tuple[list[bytes | B
     trailer = len(index).to_bytes(4, "little") + TRAILER_MAGIC
     buffers = [header, drained.body, index, trailer]
     return buffers, index, sum(len(buffer) for buffer in buffers)
-
-
-def read_index(tail: bytes, size: int, object: str = "") -> SegmentIndex:
-    """The index of a map object of `size` bytes, from its last bytes; raises CorruptSegment when it is none.
-
-    A tail that is too short for the index raises ValueError whose argument is the number of bytes that are needed.
-    """
-    if len(tail) < TRAILER_BYTES or tail[-4:] != TRAILER_MAGIC:
-        raise CorruptSegment(object, 0, size, "not a map object: its trailer is missing")
-    need = int.from_bytes(tail[-8:-4], "little") + TRAILER_BYTES
-    if need > size:
-        raise CorruptSegment(object, 0, size, "the index is longer than the object")
-    if need > len(tail):
-        raise ValueError(need)
-    try:
-        index = SegmentIndex.unpack(bytes(tail[-need:-TRAILER_BYTES]))
-    except ValueError as error:
-        raise CorruptSegment(object, 0, size - need, str(error)) from None
-    if index.end != size - need:
-        raise CorruptSegment(object, 0, size - need, "the segments do not end where the index begins")
-    return index

@@ -17,9 +17,12 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
+from mrfast.errors import CorruptSegment
 from mrfast.model import REDUCES_MAX
 
 MAGIC = b"MRI1"
+TRAILER_MAGIC = b"MRX1"
+TRAILER_BYTES = 8
 KEY_KINDS = (None, "str", "bytes")
 _U64_MAX = (1 << 64) - 1
 _COMBINE_MAX = 64
@@ -145,6 +148,27 @@ class SegmentIndex:
             f"SegmentIndex(partitions={self.partitions}, records={self.total_records}, "
             f"bytes={self.base}..{self.end}, key_kind={self.key_kind!r}, combine={self.combine!r})"
         )
+
+
+def read_index(tail: bytes, size: int, object: str = "") -> SegmentIndex:
+    """The index of a map object of `size` bytes, from its last bytes; raises CorruptSegment when it is none.
+
+    A tail that is too short for the index raises ValueError whose argument is the number of bytes that are needed.
+    """
+    if len(tail) < TRAILER_BYTES or tail[-4:] != TRAILER_MAGIC:
+        raise CorruptSegment(object, 0, size, "not a map object: its trailer is missing")
+    need = int.from_bytes(tail[-8:-4], "little") + TRAILER_BYTES
+    if need > size:
+        raise CorruptSegment(object, 0, size, "the index is longer than the object")
+    if need > len(tail):
+        raise ValueError(need)
+    try:
+        index = SegmentIndex.unpack(bytes(tail[-need:-TRAILER_BYTES]))
+    except ValueError as error:
+        raise CorruptSegment(object, 0, size - need, str(error)) from None
+    if index.end != size - need:
+        raise CorruptSegment(object, 0, size - need, "the segments do not end where the index begins")
+    return index
 
 
 class TableDigest:

@@ -1,0 +1,273 @@
+"""How a job takes its output, commits, and gives its parts their names: synchronous steps over a Store, all repeatable.
+
+    begin     spec, then name, then the claim <output>/_mrfast.json: each by put-if-absent
+    commit    jobs/<id>/manifest.json by put-if-absent: the one write that commits; the first writer wins
+    publish   the parts under their stable names, from the manifest alone; _SUCCESS last
+
+A step that is made again, by the same process or by a frozen one that thaws, writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Any
+
+from mrfast.control.wire import BadFrame, dumps, loads
+from mrfast.errors import (
+    AlreadyExists,
+    MrfastError,
+    NameInUse,
+    NotFound,
+    OutputExists,
+    PreconditionFailed,
+    StoreError,
+    UnknownJob,
+    UsageError,
+)
+from mrfast.model import JobSpec, job_key, out_key, part_name
+from mrfast.storage.base import Store, dump_json, object_url, put_json, read, read_json
+
+CLAIM_KEY = "_mrfast.json"
+SUCCESS_KEY = "_SUCCESS"
+SPEC, MANIFEST, FAILED = "spec.json", "manifest.json", "failed.json"
+TRIES_MAX = 5  # of a conditional write whose object comes and goes
+
+_JOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_PART = re.compile(r"mr-out-(0|[1-9][0-9]*)", re.ASCII)
+
+
+def new_job_id() -> str:
+    """A fresh job id: 128 random bits as 32 hexadecimal digits."""
+    import os
+
+    return os.urandom(16).hex()
+
+
+def begin(spec: JobSpec, store: Store, output: Store) -> None:
+    """The job's spec, name and output are its own, durably; NameInUse or OutputExists, and then nothing is left behind."""
+    if not _JOB.fullmatch(spec.job):
+        raise UsageError(f"{spec.job!r} is no job id: 32 hexadecimal digits")
+    if spec.name is not None and not _NAME.fullmatch(spec.name):
+        raise UsageError(
+            f"--job {spec.name!r}: a name has up to 64 letters, digits, '.', '_' and '-', and begins with one of the first two"
+        )
+    fresh = _put_spec(spec, store)
+    named = False
+    try:
+        named = _take_name(spec, store)
+        claim(spec, store, output)
+    except MrfastError:
+        if named:
+            store.delete(name_key(str(spec.name)))
+        if fresh:
+            store.delete(job_key(spec.job, SPEC))
+        raise
+
+
+def name_key(name: str) -> str:
+    """The key of a job's alias."""
+    return f"names/{name}"
+
+
+def find_job(name_or_id: str, store: Store) -> JobSpec:
+    """The spec of the job with this id or name; UnknownJob."""
+    job = name_or_id
+    if _NAME.fullmatch(name_or_id):
+        with suppress(NotFound):
+            job = str(read_json(store, name_key(name_or_id))["job"])
+    try:
+        if not _JOB.fullmatch(job):
+            raise NotFound(job)
+        return loads(JobSpec, read(store, job_key(job, SPEC)))
+    except NotFound:
+        raise UnknownJob(f"{store.url} has no job {name_or_id!r}") from None
+    except BadFrame as error:
+        raise StoreError(f"{object_url(store, job_key(job, SPEC))} is damaged: {error}") from error
+
+
+def _put_spec(spec: JobSpec, store: Store) -> bool:
+    key, data = job_key(spec.job, SPEC), dumps(spec)
+    try:
+        store.put_if_absent(key, data)
+    except AlreadyExists:
+        if read(store, key) != data:
+            raise NameInUse(f"{store.url} has another job with the id {spec.job}") from None
+        return False
+    return True
+
+
+def _take_name(spec: JobSpec, store: Store) -> bool:
+    """Whether the name was taken just now; the name of a job that failed is free again."""
+    if spec.name is None:
+        return False
+    key, data = name_key(spec.name), dump_json({"job": spec.job})
+    for _ in range(TRIES_MAX):
+        try:
+            store.put_if_absent(key, data)
+            return True
+        except AlreadyExists:
+            pass
+        with suppress(NotFound, PreconditionFailed):
+            etag = store.stat(key).etag
+            holder = str(read_json(store, key)["job"])
+            if holder == spec.job:
+                return False
+            if not _exists(store, job_key(holder, FAILED)):
+                break
+            store.replace(key, data, etag)
+            return True
+    raise NameInUse(f"--job {spec.name}: {store.url} has a job of that name already; give this one another name")
+
+
+# The output
+
+
+def claim(spec: JobSpec, store: Store, output: Store) -> None:
+    """The output belongs to this job from here on; OutputExists if it is another's and `overwrite` is not set."""
+    data = dump_json({"job": spec.job, "name": spec.name, "store": store.url})
+    for _ in range(TRIES_MAX):
+        try:
+            output.put_if_absent(CLAIM_KEY, data)
+        except AlreadyExists:
+            pass
+        else:
+            _refuse_foreign_parts(spec, output)
+            return
+        with suppress(NotFound, PreconditionFailed):
+            etag = output.stat(CLAIM_KEY).etag
+            holder = claimed_by(output)
+            if holder == spec.job:
+                return
+            if not spec.overwrite:
+                raise OutputExists(_exists_message(output, f"belongs to job {holder}" if holder else "is taken"))
+            output.replace(CLAIM_KEY, data, etag)
+            return
+    raise OutputExists(f"the output {output.url} is being claimed by other jobs at this moment; give another one with -o")
+
+
+def claimed_by(output: Store) -> str | None:
+    """The job that has claimed the output, or None."""
+    try:
+        document = read_json(output, CLAIM_KEY)
+    except NotFound:
+        return None
+    except StoreError as error:
+        if isinstance(error.__cause__, ValueError):  # not JSON, so not ours: somebody's nevertheless
+            return ""
+        raise
+    return str(document.get("job", "")) if isinstance(document, dict) else ""
+
+
+def release(spec: JobSpec, output: Store) -> None:
+    """The output is free again, if it was this job's; for a job that failed or was given up."""
+    if claimed_by(output) == spec.job:
+        output.delete(CLAIM_KEY)
+
+
+def _refuse_foreign_parts(spec: JobSpec, output: Store) -> None:
+    if spec.overwrite:
+        return
+    found = SUCCESS_KEY if _exists(output, SUCCESS_KEY) else next(_parts(output), "")
+    if found:
+        output.delete(CLAIM_KEY)
+        raise OutputExists(_exists_message(output, f"holds a result already ({found})"))
+
+
+def _exists_message(output: Store, why: str) -> str:
+    return f"the output {output.url} {why}; replace it with --overwrite, or give another one with -o"
+
+
+def _parts(output: Store) -> Any:
+    return (info.key for info in output.list("mr-out-") if _PART.fullmatch(info.key))
+
+
+def _exists(store: Store, key: str) -> bool:
+    try:
+        store.stat(key)
+    except NotFound:
+        return False
+    return True
+
+
+# The commit
+
+
+def write_manifest(job: str, manifest: dict[str, Any], store: Store) -> dict[str, Any]:
+    """The job's one manifest: this one, or the one that another coordinator had written before."""
+    key = job_key(job, MANIFEST)
+    try:
+        store.put_if_absent(key, dump_json(manifest))
+    except AlreadyExists:
+        return read_manifest(job, store)
+    return manifest
+
+
+def read_manifest(job: str, store: Store) -> dict[str, Any]:
+    """The manifest of a committed job; NotFound if it is not committed."""
+    found = read_json(store, job_key(job, MANIFEST))
+    if not isinstance(found, dict) or found.get("job") != job or not isinstance(found.get("parts"), list):
+        raise StoreError(f"{object_url(store, job_key(job, MANIFEST))} is not the manifest of job {job}")
+    return found
+
+
+def publish(spec: JobSpec, manifest: dict[str, Any], store: Store, output: Store) -> None:
+    """The parts stand under their stable names, and then `_SUCCESS`; OutputExists if another job took the output over."""
+    _check_claim(spec, output)
+    if spec.overwrite:
+        _remove_former(spec, manifest, output)
+    for part in manifest["parts"]:
+        store.copy_to(out_key(spec.job, part["attempt"]), output, part_name(part["partition"]))
+    _check_claim(spec, output)
+    put_json(output, SUCCESS_KEY, manifest)
+
+
+def _check_claim(spec: JobSpec, output: Store) -> None:
+    holder = claimed_by(output)
+    if holder != spec.job:
+        raise OutputExists(
+            f"job {spec.job} is committed, but its output {output.url} "
+            + (f"was taken over by job {holder}" if holder else "is not claimed any more")
+            + f"; its parts are {spec.store_url}/{out_key(spec.job, '')}*, as its manifest names them"
+        )
+
+
+def _remove_former(spec: JobSpec, manifest: dict[str, Any], output: Store) -> None:
+    """The former result goes from its _SUCCESS on: nobody may take a mixture for a whole result."""
+    with suppress(NotFound):
+        found = read_json(output, SUCCESS_KEY)
+        if not isinstance(found, dict) or found.get("job") != spec.job:
+            output.delete(SUCCESS_KEY)
+    own = {part_name(part["partition"]) for part in manifest["parts"]}
+    for name in [name for name in _parts(output) if name not in own]:
+        output.delete(name)
+
+
+# The end
+
+
+def write_failure(spec: JobSpec, document: dict[str, Any], store: Store, output: Store) -> None:
+    """`failed.json` says why the job failed, and its output is free for another one."""
+    with suppress(AlreadyExists):
+        store.put_if_absent(job_key(spec.job, FAILED), dump_json(document))
+    release(spec, output)
+
+
+def clean(job: str, manifest: dict[str, Any], store: Store) -> tuple[int, int]:
+    """(removed, could not be removed) objects: map outputs, and parts that lost; spec, manifest and parts stay."""
+    keep = {out_key(job, part["attempt"]) for part in manifest["parts"]}
+    removed = failed = 0
+    for prefix in (job_key(job, "inter", ""), job_key(job, "out", "")):
+        try:
+            keys = [info.key for info in store.list(prefix) if info.key not in keep]
+        except StoreError:
+            failed += 1
+            continue
+        for key in keys:
+            try:
+                store.delete(key)
+                removed += 1
+            except StoreError:
+                failed += 1
+    return removed, failed
