@@ -41,8 +41,13 @@ class JobResult:
 
     @property
     def totals(self) -> dict[str, Any]:
-        """Maps, reduces, input bytes and records of the job, as `_SUCCESS` has them."""
-        return totals_of(self.document)
+        """maps, reduces, bytes_in, records_emitted, records_shuffled, records_out and bytes_out of the job."""
+        return dict(self.document["totals"])
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What tasks have counted besides, lines skipped by `bad="skip"` for instance."""
+        return dict(self.document["counters"])
 
     def records(self) -> Iterator[tuple[Any, Any]]:
         """(key, value) of every line of every part, in order of partition and key; a raw part has None as its keys.
@@ -202,10 +207,10 @@ def _loader(app: Any, map: Any, reduce: Any, combine: Any, input: str | None, ou
     if isinstance(app, App):
         return lambda: app
     if isinstance(app, ModuleType):
-        names = vars(app)
+        names: dict[str, Any] = vars(app)
         made = App.from_functions(
-            map=names.get("map", names.get("Map")),
-            reduce=names.get("reduce", names.get("Reduce")),
+            map=_named(names, "map"),
+            reduce=_named(names, "reduce"),
             combine=names.get("combine"),
             input=names.get("input"),
             output=names.get("output"),
@@ -213,3 +218,10 @@ def _loader(app: Any, map: Any, reduce: Any, combine: Any, input: str | None, ou
         )
         return lambda: made
     return app_file(os.fspath(app))
+
+
+def _named(names: dict[str, Any], name: str) -> Any:
+    for spelling in (name, name.capitalize()):
+        if spelling in names:
+            return names[spelling]
+    raise AppError(f"the module {names['__name__']} has no `{name}`")

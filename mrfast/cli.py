@@ -29,7 +29,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes with a unit: 67108864, 64MiB, 64M, 64MB (10**6)."""
 
     name = "SIZE"
@@ -151,6 +151,7 @@ def _show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet:
             "output_url": result.output_url,
             "parts": result.parts,
             "totals": totals,
+            "counters": result.counters,
             "seconds": round(seconds, 3),
         }
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -160,7 +161,7 @@ def _show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet:
     say(
         f"mrfast: job {result.job} done in {seconds:.2f} s: {counted(totals['maps'], 'map')}, "
         f"{counted(totals['reduces'], 'reduce')}, {size_text(totals['bytes_in'])} in, "
-        f"{counted(totals['records'], 'record')}, {counted(totals['records_out'], 'line')} out"
+        f"{counted(totals['records_emitted'], 'record')} mapped, {counted(totals['records_out'], 'record')} out"
     )
     say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")
 

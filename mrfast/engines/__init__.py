@@ -1,0 +1,1 @@
+"""Who supplies the processes that run a job's tasks."""
