@@ -144,7 +144,9 @@ def claim(spec: JobSpec, store: Store, output: Store) -> None:
                 raise OutputExists(_exists_message(output, f"belongs to job {holder}" if holder else "is taken"))
             output.replace(CLAIM_KEY, data, etag)
             return
-    raise OutputExists(f"the output {output.url} is being claimed by other jobs at this moment; give another one with -o")
+    raise OutputExists(
+        f"the output {output.url} is being claimed by other jobs at this moment; give another one with -o"
+    )
 
 
 def claimed_by(output: Store) -> str | None:

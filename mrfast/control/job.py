@@ -168,6 +168,15 @@ class JobDriver:
         end = since + len(page)
         return page, None if end >= len(self._splits) else end
 
+    def pieces(self, attempt: str, since: int, limit: int) -> tuple[list[Piece], int | None]:
+        """The pieces of a map attempt's task from `since` on, and where the next page begins; None: that was all."""
+        found = None if self.scheduler is None else self.scheduler.names.parse(attempt)
+        if found is None or found[0] >= len(self._splits):
+            raise MrfastError(f"{attempt} is no attempt of a map of this job")
+        pieces = self._splits[found[0]]
+        end = min(len(pieces), since + limit)
+        return list(pieces[since:end]), None if end == len(pieces) else end
+
     def bad_input(self, worker: str, attempt: str, map_index: int, map_attempt: str, why: str, now: float) -> str:
         """A map's accepted output is missing or corrupt: that map runs again."""
         if self.scheduler is None or self.state != "RUNNING":

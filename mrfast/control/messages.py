@@ -1,0 +1,240 @@
+"""The calls of the protocol: what each one takes and gives, as checked values.
+
+    auth(nonce) -> {required, nonce, proof}      then, where a token is required, prove(proof)
+    hello(worker, slots, app) -> the job          poll(worker, free, wait_s) -> {tasks, job}
+    renew(worker, attempts) -> {attempts, job}    report(worker, map | reduce | failure) -> {word, job}
+    outputs(attempt, since, wait_s) -> {segments, next}     pieces(attempt, since) -> {pieces, next}
+    bad_input(worker, attempt, map_index, map_attempt, why)  release(worker, attempt)  status()
+
+`job` is "running", "done" or "failed"; with "failed" comes `error`. Lists that could pass the frame's bound are paged:
+a map task of many pieces is handed out without them (`pages` is set), and its worker fetches them with `pieces`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, replace
+
+from mrfast.model import (
+    AppInfo,
+    Failure,
+    MapReport,
+    MapTask,
+    Piece,
+    Progress,
+    ReduceReport,
+    ReduceTask,
+    Segment,
+)
+
+WAIT_S_MAX = 20.0
+SEGMENTS_PER_PAGE = 2_000
+PIECES_PER_PAGE = 500
+# A report with a longer index goes without it: the coordinator reads it from the object.
+INDEX_BYTES_MAX = 512 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first call of a worker."""
+
+    worker: str
+    slots: int
+    app: AppInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Asks for up to `free` tasks, and waits for one."""
+
+    worker: str
+    free: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Keeps the leases of running attempts."""
+
+    worker: str
+    attempts: dict[str, Progress]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One of the three: what became of an attempt."""
+
+    worker: str
+    map: MapReport | None = None
+    reduce: ReduceReport | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskOutputs:
+    """Asks for a reduce's segments from map `since` on."""
+
+    worker: str
+    attempt: str
+    since: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskPieces:
+    """Asks for a map task's pieces from `since` on."""
+
+    worker: str
+    attempt: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadInput:
+    """Says that a map's accepted output cannot be read."""
+
+    worker: str
+    attempt: str
+    map_index: int
+    map_attempt: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Gives a task back."""
+
+    worker: str
+    attempt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Asks how the job stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What a poll gives. `pages` names the map attempts whose pieces must be fetched."""
+
+    job: str
+    maps: tuple[MapTask, ...] = ()
+    reduces: tuple[ReduceTask, ...] = ()
+    pages: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What a renewal gives: "ok" or "cancel" for each attempt."""
+
+    job: str
+    attempts: dict[str, str]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a report or a release gives."""
+
+    job: str
+    word: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsPage:
+    """Segments, and where the next page begins; None when that was all."""
+
+    segments: tuple[Segment, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PiecesPage:
+    """Pieces, and where the next page begins; None when that was all."""
+
+    pieces: tuple[Piece, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """The first half of the handshake: the client's nonce."""
+
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """The second half: the client's proof."""
+
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The server's answer: its nonce and its own proof (empty where no token is required)."""
+
+    required: bool
+    nonce: str = ""
+    proof: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """What `hello` gives."""
+
+    job: str
+    name: str | None
+    store_url: str
+    output_url: str
+    reduces: int
+    lease_s: float
+    renew_s: float
+
+
+CALLS = {
+    "auth": Auth,
+    "prove": Prove,
+    "hello": Hello,
+    "poll": Poll,
+    "renew": Renew,
+    "report": Report,
+    "outputs": AskOutputs,
+    "pieces": AskPieces,
+    "bad_input": BadInput,
+    "release": Release,
+    "status": Status,
+}
+
+
+def proof(token: bytes, role: str, client_nonce: str, server_nonce: str) -> str:
+    """What shows that `role` ("client" or "server") knows the token, for this one connection: HMAC-SHA256."""
+    text = f"mrfast {role} {client_nonce} {server_nonce}".encode()
+    return hmac.new(token, text, hashlib.sha256).hexdigest()
+
+
+def tasks_message(job: str, error: str, tasks: list[MapTask | ReduceTask]) -> Tasks:
+    """The tasks of a poll, those with many pieces without them."""
+    maps = [task for task in tasks if isinstance(task, MapTask)]
+    pages = tuple(task.attempt for task in maps if len(task.pieces) > PIECES_PER_PAGE // 8)
+    return Tasks(
+        job,
+        tuple(replace(task, pieces=()) if task.attempt in pages else task for task in maps),
+        tuple(task for task in tasks if isinstance(task, ReduceTask)),
+        pages,
+        error,
+    )
+
+
+def report_message(worker: str, report: MapReport | ReduceReport | Failure) -> Report:
+    """The report as a call; an index that is too long for a frame stays in its object."""
+    if isinstance(report, MapReport):
+        if len(report.index) > INDEX_BYTES_MAX:
+            report = replace(report, index=b"")
+        return Report(worker, map=report)
+    if isinstance(report, ReduceReport):
+        return Report(worker, reduce=report)
+    return Report(worker, failure=report)
