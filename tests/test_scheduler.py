@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mrfast.control.ready import Ready
 from mrfast.control.scheduler import TRANSITIONS, IllegalEvent, JobFailure, Scheduler
 from mrfast.control.transitions import after
 from mrfast.model import Failure, Progress
@@ -191,6 +192,22 @@ def test_losing_an_unknown_worker_is_nothing():
     s = job()
     s.worker_lost("nobody", 1.0)
     s.validate()
+
+
+def test_thousands_of_ended_leases_leave_the_running_ones_alone():
+    s = job(maps=3000)
+    names = [take_unchecked(s, float(n % 7)) for n in range(3000)]
+    for name in names[3:]:
+        s.map_done(name, "d", 7.0)
+    s.validate()
+    assert [s.tick(now) for now in (9.9, 10.0, 11.0, 12.0)] == [0, 1, 1, 1]
+
+
+def test_fresh_tasks_that_are_not_idle_are_passed_over():
+    ready = Ready(5, 8)
+    assert ready.take(lambda task: task == 6, lambda task: False) == 6
+    assert ready.take(lambda task: task == 5, lambda task: False) is None
+    assert 7 not in ready
 
 
 # Reports
@@ -460,6 +477,16 @@ def test_an_expired_reduce_cannot_come_back_after_its_input_was_lost():
     s.validate()
 
 
+def test_no_part_is_accepted_while_a_map_runs_again():
+    s = job(maps=2)
+    names = run_maps(s)
+    reduce = take(s, "w2")
+    s.tick(10.0)
+    s.output_lost(0, names[0], 11.0)
+    assert s.reduce_done(reduce, "p", s.table_digest(), 12.0) == "superseded"
+    s.validate()
+
+
 def test_a_late_reduce_is_accepted_while_its_table_is_the_jobs():
     s = job(maps=1)
     run_maps(s)
@@ -586,7 +613,7 @@ def test_a_million_maps_cost_nothing_before_they_run():
     assert len(s._tasks) == 2
 
 
-def take_unchecked(s: Scheduler) -> str:
-    attempt = s.assign("w1", 0.0)
+def take_unchecked(s: Scheduler, now: float = 0.0) -> str:
+    attempt = s.assign("w1", now)
     assert attempt is not None
     return attempt.name
