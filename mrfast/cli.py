@@ -24,9 +24,26 @@ INTERRUPTED = 130
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
 
+_HELP = {"help_option_names": ["-h", "--help"]}
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """Ctrl-C, as click lets it pass without a word of its own."""
+
+
+class _QuietInvoke(click.Command):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
+class _Group(_QuietInvoke, click.Group):
+    pass
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -76,7 +93,9 @@ def _job_options(command: F) -> F:
 
 
 @click.group(
-    epilog="Example: mrfast run apps/wc.py books/*.txt", context_settings={"help_option_names": ["-h", "--help"]}
+    cls=_Group,
+    epilog="Example: mrfast run apps/wc.py books/*.txt",
+    context_settings=_HELP,
 )
 @click.version_option(__version__, "--version", message="mrfast %(version)s")
 def mrfast() -> None:
@@ -130,6 +149,123 @@ def cat(urls: tuple[str, ...], jsonl: bool) -> None:
         out.flush()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.command(
+    cls=_QuietInvoke,
+    context_settings=_HELP,
+    epilog="Example: mrfast-coordinator books/*.txt, and then on any terminal: mrfast-worker apps/wc.py",
+)
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.option(
+    "--listen",
+    default=LISTEN,
+    envvar="MRFAST_LISTEN",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where workers come.",
+)
+@click.option(
+    "--linger-s",
+    default=3.0,
+    envvar="MRFAST_LINGER_S",
+    show_default=True,
+    type=click.FloatRange(0),
+    help="How long to answer late workers when the job is done.",
+)
+@click.option("--token-file", metavar="FILE", help="The file with the token, in place of $MRFAST_TOKEN.")
+@_job_options
+def mrfast_coordinator(
+    inputs: tuple[str, ...],
+    listen: str,
+    linger_s: float,
+    token_file: str | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Hand out a job's tasks to workers, until it is done.
+
+    INPUT is a file, a folder, a glob, s3://bucket/key, s3://bucket/prefix/ or an s3:// glob, in any mix. The workers
+    bring the application. An address that other machines reach needs a token: $MRFAST_TOKEN, the same everywhere.
+    """
+    if not inputs:
+        raise UsageError("no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast-coordinator books/*.txt")
+    from .control.coordinator import Coordinator, check_listen
+    from .control.job import JobDriver
+    from .control.rpc import parse_address
+    from .control.tokens import token_from
+    from .engines.local import has_quoted_newlines
+    from .storage import open_store
+
+    address, token = parse_address(listen), token_from(os.environ, token_file)
+    check_listen(address[0], token)
+    spec = api.make_spec(inputs, **options)
+    driver = JobDriver(spec, store=open_store(spec.store_url), quoted_newlines=has_quoted_newlines)
+    view = ProgressView(time.monotonic(), quiet=quiet)
+
+    def ended(driver: JobDriver) -> None:
+        view.close()
+        if driver.result is not None:
+            result = api.JobResult(spec.job, spec.output_url, driver.result)
+            _show_result(result, driver.result["seconds"], as_json=as_json, quiet=quiet)
+
+    coordinator = Coordinator(
+        driver,
+        address,
+        token=token,
+        linger_s=linger_s,
+        say=(lambda text: None) if quiet else (lambda text: view.write(f"mrfast: {text}\n".encode())),
+        on_status=lambda status: view.update(status, time.monotonic()),
+        on_end=ended,
+    )
+    try:
+        code = coordinator.run()
+    finally:
+        view.close()
+    if code == INTERRUPTED:
+        raise Interrupted
+    if code:
+        say("mrfast: stopped by SIGTERM")
+        raise click.exceptions.Exit(code)
+
+
+@click.command(
+    cls=_QuietInvoke, context_settings=_HELP, epilog="Example: mrfast-worker apps/wc.py 172.31.5.21:8000 --slots 4"
+)
+@click.argument("app", metavar="APP")
+@click.argument("address", required=False, metavar="[HOST:PORT]")
+@click.option("--slots", envvar="MRFAST_SLOTS", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option(
+    "--connect-s",
+    default=60.0,
+    envvar="MRFAST_CONNECT_S",
+    show_default=True,
+    type=click.FloatRange(0),
+    help="How long to look for the coordinator.",
+)
+@click.option("--token-file", metavar="FILE", help="The file with the token, in place of $MRFAST_TOKEN.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors, and what the app prints.")
+def mrfast_worker(
+    app: str, address: str | None, slots: int | None, connect_s: float, token_file: str | None, quiet: bool
+) -> None:
+    """Run tasks for a coordinator, until its job is done.
+
+    APP is a Python file with `map` and `reduce`, the same for all workers of a job. The coordinator is at HOST:PORT,
+    else at $MR_COORDINATOR_ADDRESS, else at 127.0.0.1:8000. SIGTERM lets the running tasks end, and takes no new ones.
+    """
+    from .control.rpc import parse_address
+    from .control.tokens import token_from
+    from .tasks.worker import run_worker
+
+    run_worker(
+        api.app_file(app),
+        parse_address(address or os.environ.get(ADDRESS_VARIABLE) or LISTEN),
+        token=token_from(os.environ, token_file),
+        slots=slots or api.default_workers(),
+        connect_s=connect_s,
+        say=(lambda text: None) if quiet else (lambda text: say(f"mrfast: {text}")),
+    )
 
 
 # -- what people read -------------------------------------------------------------------------------------------------
@@ -197,7 +333,7 @@ def _run(command: click.Command, name: str) -> NoReturn:
         code = error.exit_code
     except MrfastError as error:
         code = _fail(error)
-    except (KeyboardInterrupt, click.Abort):
+    except (Interrupted, KeyboardInterrupt, click.Abort):
         say("mrfast: interrupted")
         code = INTERRUPTED
     except BrokenPipeError:  # stdout of --json, say
@@ -209,6 +345,16 @@ def _run(command: click.Command, name: str) -> NoReturn:
 def main() -> NoReturn:
     """The `mrfast` command."""
     _run(mrfast, "mrfast")
+
+
+def coordinator_main() -> NoReturn:
+    """The `mrfast-coordinator` command."""
+    _run(mrfast_coordinator, "mrfast-coordinator")
+
+
+def worker_main() -> NoReturn:
+    """The `mrfast-worker` command."""
+    _run(mrfast_worker, "mrfast-worker")
 
 
 if __name__ == "__main__":

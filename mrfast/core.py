@@ -80,6 +80,7 @@ __all__ = [
     "xxh3_64",
 ]
 
+
 def object_header(job: str, attempt: str) -> bytes:
     """The first line of a map object: a reader that finds another one was given the wrong object."""
     return f"MRFASTMAP1 {job} {attempt}\n".encode()

@@ -99,7 +99,7 @@ def test_a_task_that_always_dies_fails_the_job_with_the_signal(options: dict[str
     def dies(filename: str, contents: bytes) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(JobFailed, match="SIGKILL.*out of memory"):
+    with pytest.raises(JobFailed, match=r"SIGKILL.*out of memory"):
         mrfast.run(map=dies, reduce=count_reduce, attempts_max=2, **options)
 
 

@@ -177,7 +177,11 @@ def test_a_deadly_signal_is_reported_by_name_and_the_slot_replaced(bench: Bench,
 
 
 def test_a_segfault_in_native_code_is_survived(bench: Bench) -> None:
-    assert "SIGSEGV" in bench.failure_of("import ctypes; ctypes.string_at(0)").message
+    said = bench.failure_of("import ctypes; ctypes.string_at(0)").message
+    assert "SIGSEGV" in said
+    assert 'app.py", line 3 in map' in said
+    assert "mrfast/tasks" not in said
+    assert bench.printed == b""
 
 
 def test_an_exit_is_reported_with_its_code_and_the_last_words(bench: Bench) -> None:

@@ -154,7 +154,7 @@ class LineServer:
             peer.send(error(call.id, MrfastError(f"there is no call {call.method!r}"), METHOD_NOT_FOUND))
             return
         try:
-            params = decode(messages.CALLS[call.method], call.params)
+            params: Any = decode(messages.CALLS[call.method], call.params)
         except BadFrame as bad:
             peer.send(error(call.id, bad, INVALID_PARAMS))
             return

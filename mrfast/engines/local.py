@@ -62,7 +62,7 @@ def run_local(
 
 
 def has_quoted_newlines(item: InputObject) -> bool:
-    """Whether this CSV object has a line end inside quotes, so that nobody can find a record's start from its middle."""
+    """Whether this CSV object has line ends inside quotes: then nobody finds a record from its middle."""
     from ..tasks.reader import csv_has_quoted_newlines
 
     root, key = split_url(item.url)

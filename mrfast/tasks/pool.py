@@ -26,6 +26,7 @@ from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack,
 
 STDERR_TAIL_BYTES = 4096
 READ_BYTES = 1 << 16
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Slot:
         self.task: Task | None = None
         self.ready = self.refused = False
         self.progress = SharedProgress()
+        self.crashed_at = ""  # the application's lines of Python, innermost first, if native code crashed below them
         self.tail = b""  # the last bytes that the child wrote to its stdout or stderr
         self._pool = pool
         self._unpacker = Unpacker()
@@ -79,11 +81,12 @@ class Slot:
         # All of a slot's descriptors exist before the fork, so that a failure here leaves no child behind.
         self._channel, theirs = socket.socketpair()
         self._stderr, their_stderr = os.pipe()
+        self._crash = os.memfd_create("mrfast-crash")  # shared with the child, which writes there when it crashes
         self._exit = -1
         parent = os.getpid()
         self.pid = _fork()
         if not self.pid:
-            pool.run_child(self, theirs, their_stderr, parent)
+            pool.run_child(self, theirs, their_stderr, self._crash, parent)
         theirs.close()
         os.close(their_stderr)
         with contextlib.suppress(OSError):  # the child does the same; whoever comes first
@@ -97,7 +100,7 @@ class Slot:
 
     def descriptors(self) -> tuple[int, ...]:
         """What other children must not hold: it would hide from this child that its parent has ended."""
-        return self._channel.fileno(), self._stderr, self._exit
+        return self._channel.fileno(), self._stderr, self._exit, self._crash
 
     def send(self, task: Task) -> None:
         """Gives the slot its next task; it need not be ready yet."""
@@ -119,6 +122,8 @@ class Slot:
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         self._on_stderr()
+        self.crashed_at = _crash_frames(self._crash)
+        os.close(self._crash)
         for source in (self._channel, self._stderr, self._exit):
             with contextlib.suppress(KeyError, ValueError):
                 self._pool.selector.unregister(source)
@@ -129,6 +134,12 @@ class Slot:
         self._stderr = self._exit = -1
         self.progress.close()
         return status
+
+    def last_words(self) -> str:
+        """What the child left behind: where it crashed, and the end of what it printed."""
+        at = f"; most recent call first:\n{self.crashed_at}" if self.crashed_at else ""
+        text = self.tail.decode("utf-8", "backslashreplace").strip()
+        return f"{at}\nthe last that it printed:\n{text}" if text else at
 
     # -- what the selector calls ------------------------------------------------------------------------------------
 
@@ -273,11 +284,11 @@ class SlotPool:
         if slot.refused:
             return []
         if self.info is None:
-            why = f"the process that loads the application {how_it_died(status)}{_last_words(slot.tail)}"
+            why = f"the process that loads the application {how_it_died(status)}{slot.last_words()}"
             return [Refused(slot, AppError(why))]
         if slot.task is None:
             return []
-        message = f"the process that ran the task {how_it_died(status)}{_last_words(slot.tail)}"
+        message = f"the process that ran the task {how_it_died(status)}{slot.last_words()}"
         return [Finished(slot, Failure(slot.task.attempt, "died", message))]
 
     def close(self) -> None:
@@ -285,7 +296,7 @@ class SlotPool:
         while self.slots:
             self.slots.pop().close()
 
-    def run_child(self, slot: Slot, channel: socket.socket, stderr: int, parent: int) -> NoReturn:
+    def run_child(self, slot: Slot, channel: socket.socket, stderr: int, crash: int, parent: int) -> NoReturn:
         """The forked child's whole life."""
         from .slot import slot_main
 
@@ -294,11 +305,12 @@ class SlotPool:
                 os.close(descriptor)
         if self._tmp is not None:
             os.environ["TMPDIR"] = self._tmp
-        slot_main(channel, stderr, self._load, slot.progress, parent)
+        slot_main(channel, stderr, crash, self._load, slot.progress, parent)
 
     def _child_must_close(self, newest: Slot) -> Iterator[int]:
-        for slot in (*self.slots, newest):
-            yield from (descriptor for descriptor in slot.descriptors() if descriptor >= 0)
+        for slot in self.slots:
+            yield from slot.descriptors()
+        yield from (descriptor for descriptor in newest.descriptors()[:2])
         yield from self._private()
         with contextlib.suppress(AttributeError, ValueError):
             yield self.selector.fileno()  # type: ignore[attr-defined]
@@ -331,9 +343,12 @@ def how_it_died(status: int) -> str:
     return f"was killed by {name}"
 
 
-def _last_words(tail: bytes) -> str:
-    text = tail.decode("utf-8", "backslashreplace").strip()
-    return f"; the last that it printed:\n{text}" if text else ""
+def _crash_frames(descriptor: int) -> str:
+    """The innermost frames of what faulthandler wrote, without those of mrfast."""
+    text = os.pread(descriptor, READ_BYTES, 0).decode("utf-8", "backslashreplace")
+    frames = [line for line in text.splitlines() if line.startswith("  File ")]
+    ours = (i for i, line in enumerate(frames) if line.startswith(f'  File "{_PACKAGE}'))
+    return "\n".join(frames[: next(ours, 0)])
 
 
 def _fork() -> int:

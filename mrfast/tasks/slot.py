@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 1 << 16
 # A failure crosses the network in one frame, with other things in it.
-FAILURE_CHARS_MAX = 100_000
+FAILURE_CHARS_MAX = 50_000
 LEFT_BY_PARENT = 0
 _PR_SET_PDEATHSIG = 1
 
 
 def slot_main(
-    channel: socket.socket, stderr: int, load: Callable[[], App], progress: SharedProgress, parent: int
+    channel: socket.socket, stderr: int, crash: int, load: Callable[[], App], progress: SharedProgress, parent: int
 ) -> NoReturn:
     """Runs the slot until its parent closes the channel; never returns to the code that forked it."""
     code = 1
     try:
         _become_slot(stderr, parent)
+        faulthandler.enable(crash, all_threads=False)  # the line of Python that led to a crash in native code
         _Slot(channel, load, progress).run()
         code = LEFT_BY_PARENT
     except OSError:  # the parent went away in the middle of a message
@@ -73,7 +74,6 @@ def _become_slot(stderr: int, parent: int) -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
         setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True))
-    faulthandler.enable(2, all_threads=False)  # a crash in native code then ends with the line of Python that led to it
 
 
 def _die_with(parent: int) -> None:
