@@ -95,7 +95,7 @@ def extensions() -> list[Extension]:
     core = Extension(
         "mrfast._core",
         ["mrfast/_core.pyx"],
-        depends=sorted(glob("mrfast/_native/*.h")) + ["mrfast/_core.pxd", *sorted(glob("mrfast/*.pxi"))],
+        depends=[*sorted(glob("mrfast/_native/*.h")), "mrfast/_core.pxd", *sorted(glob("mrfast/*.pxi"))],
         include_dirs=["mrfast"],
         extra_compile_args=["-std=gnu11", "-fvisibility=hidden", *flags],
         extra_link_args=link,

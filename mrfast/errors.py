@@ -78,7 +78,7 @@ class CoordinatorLost(MrfastError):
 
 
 class JobFailed(MrfastError):
-    """The job ended FAILED: the message holds the task, its input and offset, the user's traceback and the task's story."""
+    """The job ended FAILED: the message has the task, its input and offset, the user's traceback, the task's story."""
 
 
 class BadRecord(MrfastError):
@@ -103,5 +103,5 @@ class CorruptSegment(MrfastError):
         self.offset = offset
         self.why = why
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[CorruptSegment], tuple[str, int, int, str]]:
         return type(self), (self.object, self.partition, self.offset, self.why)

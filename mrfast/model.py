@@ -150,7 +150,7 @@ class ReduceReport:
 class Failure:
     """A failed attempt. `counted` ones add up to `attempts_max`; a `fatal` one fails the job at once.
 
-    Kinds: "app", "input", "store", "died", and "corrupt": the output of map `map_index`, attempt `input`, is unreadable.
+    Kinds: "app", "input", "store", "died", and "corrupt": map `map_index`, attempt `input`, cannot be read.
     """
 
     attempt: str

@@ -38,7 +38,7 @@ def write(folder: Path, files: dict[str, bytes]) -> list[tuple[str, bytes]]:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     """Real text that every machine has."""
-    files = {path.name: path.read_bytes() for path in sorted(LIBRARY.glob("*.py"))[:24]}
+    files = {path.name: path.read_bytes() for path in sorted(LIBRARY.glob("[a-z]*.py"))[:24]}
     return write(tmp_path_factory.mktemp("library") / "in", files)
 
 
@@ -122,7 +122,7 @@ def test_twenty_thousand_files(tmp_path: Path) -> None:
 
 def test_names_of_any_kind(tmp_path: Path) -> None:
     names = ["a b.txt", "100%.txt", "line\nend.txt", "日本.txt", os.fsdecode(b"\xff\xfe.txt"), "plain.txt"]
-    inputs = write(tmp_path / "in", {name: b"x y" for name in names})
+    inputs = write(tmp_path / "in", dict.fromkeys(names, b"x y"))
     for job in (
         {"map": ops.words(letters="ascii", value="filename"), "reduce": ops.index()},
         {"map": ops.grep(b"x", by="line"), "reduce": ops.identity()},
@@ -134,7 +134,9 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
 
 def test_a_line_of_a_hundred_megabytes(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_bytes(b"start\n" + b"ab " * 35_000_000 + b"\nend")
-    result = mrfast.run(**WORDS, inputs=tmp_path / "long.txt", store=tmp_path / "store", reduces=2, split_bytes=16 << 20)
+    result = mrfast.run(
+        **WORDS, inputs=tmp_path / "long.txt", store=tmp_path / "store", reduces=2, split_bytes=16 << 20
+    )
     assert dict(result.records()) == {"start": "1", "ab": "35000000", "end": "1"}
 
 
@@ -200,7 +202,8 @@ def test_random_jobs_equal_the_twin(
     random_ = random.Random(seed)
     alphabet = "ab é日\n\n  ,;"
     files = {
-        f"f{i}": "".join(random_.choices(alphabet, k=random_.randrange(200))).encode() for i in range(random_.randrange(1, 5))
+        f"f{i}": "".join(random_.choices(alphabet, k=random_.randrange(200))).encode()
+        for i in range(random_.randrange(1, 5))
     }
     inputs = write(folder / "in", files)
     map_op = data.draw(

@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 
 LAB = Path(__file__).parent / "lab"
-NAMES = ["being_ernest", "dorian_gray", "frankenstein", "grimm", "huckleberry", "metamorphosis", "sherlock", "tom_sawyer"]
+NAMES = [
+    "being_ernest",
+    "dorian_gray",
+    "frankenstein",
+    "grimm",
+    "huckleberry",
+    "metamorphosis",
+    "sherlock",
+    "tom_sawyer",
+]
 TIMEOUT_S = 90
 
 
@@ -53,7 +62,15 @@ class Lab:
     def coordinator(self, *options: str, reduces: int = 10) -> subprocess.Popen[str]:
         """Starts the coordinator on a free port and reads the port from what it says."""
         process = self._start(
-            "coordinator_main", "--listen", "127.0.0.1:0", "-r", str(reduces), "-o", str(self.output), *options, *self.books
+            "coordinator_main",
+            "--listen",
+            "127.0.0.1:0",
+            "-r",
+            str(reduces),
+            "-o",
+            str(self.output),
+            *options,
+            *self.books,
         )
         assert process.stderr is not None
         for line in process.stderr:
@@ -116,7 +133,9 @@ def test_indexer(lab: Lab) -> None:
     for book in lab.books:
         for word in words(book):
             files.setdefault(word, set()).add(book)
-    assert lab.run("indexer") == sorted(f"{word} {len(names)} {','.join(sorted(names))}" for word, names in files.items())
+    assert lab.run("indexer") == sorted(
+        f"{word} {len(names)} {','.join(sorted(names))}" for word, names in files.items()
+    )
 
 
 @contextlib.contextmanager

@@ -46,12 +46,12 @@ def new_job_id() -> str:
 
 
 def begin(spec: JobSpec, store: Store, output: Store) -> None:
-    """The job's spec, name and output are its own, durably; NameInUse or OutputExists, and then nothing is left behind."""
+    """The job's spec, name and output are its own, durably; NameInUse or OutputExists, and nothing is left behind."""
     if not _JOB.fullmatch(spec.job):
         raise UsageError(f"{spec.job!r} is no job id: 32 hexadecimal digits")
     if spec.name is not None and not _NAME.fullmatch(spec.name):
         raise UsageError(
-            f"--job {spec.name!r}: a name has up to 64 letters, digits, '.', '_' and '-', and begins with one of the first two"
+            f"--job {spec.name!r}: a name has up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
         )
     fresh = _put_spec(spec, store)
     named = False
@@ -215,7 +215,7 @@ def read_manifest(job: str, store: Store) -> dict[str, Any]:
 
 
 def publish(spec: JobSpec, manifest: dict[str, Any], store: Store, output: Store) -> None:
-    """The parts stand under their stable names, and then `_SUCCESS`; OutputExists if another job took the output over."""
+    """The parts stand under their stable names, then `_SUCCESS`; OutputExists if another job took the output over."""
     _check_claim(spec, output)
     if spec.overwrite:
         _remove_former(spec, manifest, output)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mrfast.control import commit, splits
-from mrfast.control.records import JobFailure
+from mrfast.control.explain import difference, explain
+from mrfast.control.outputs import Outputs, index_at_end
 from mrfast.control.scheduler import Scheduler
 from mrfast.control.schema import encode
 from mrfast.errors import AppRefused, CorruptSegment, JobFailed, MrfastError
-from mrfast.index import SegmentIndex, read_index
+from mrfast.index import SegmentIndex
 from mrfast.model import (
     AppInfo,
     Failure,
@@ -39,11 +40,8 @@ from mrfast.model import (
 from mrfast.storage import open_store
 from mrfast.storage.base import Store
 
-from .outputs import Outputs
-
 RENEW_S = 2.0
 LEASE_S = 10.0
-INDEX_TAIL_BYTES = 1 << 20
 RUNNING_SHOWN = 64
 
 QuotedNewlines = Callable[[InputObject], bool]
@@ -93,7 +91,7 @@ class JobDriver:
             self._start = now
             self._plan()
         elif app != self.app:
-            raise AppRefused(_difference(self.app, app))
+            raise AppRefused(difference(self.app, app))
         self._workers[worker] = {"slots": slots, "since": now}
         spec = self.spec
         return {
@@ -136,7 +134,7 @@ class JobDriver:
         return {name: self.scheduler.renew(name, worker, done, now) for name, done in attempts.items()}
 
     def report(self, worker: str, report: MapReport | ReduceReport | Failure, now: float) -> str:
-        """What became of an attempt: accepted, already, superseded, stale or job_done. Repeating a report is harmless."""
+        """What became of an attempt: accepted, already, superseded, stale or job_done. Repeating it is harmless."""
         self._now = now
         if self.scheduler is None:
             return "stale"
@@ -280,7 +278,7 @@ class JobDriver:
         if app.cut.kind != "csv" or not app.cut.splittable:
             return splits.plan(spec.inputs, app.cut, spec.split_bytes)
         whole = {item.url for item in spec.inputs if item.size > spec.split_bytes and self._is_quoted(item)}
-        return list(_unsplit(splits.plan(spec.inputs, app.cut, spec.split_bytes), whole))
+        return list(splits.unsplit(splits.plan(spec.inputs, app.cut, spec.split_bytes), whole))
 
     def _is_quoted(self, item: InputObject) -> bool:
         return self._quoted_newlines is None or self._quoted_newlines(item)
@@ -307,7 +305,8 @@ class JobDriver:
 
     def _map_done(self, report: MapReport, now: float) -> str:
         if not report.index:  # too long for a report: it stands at the end of the object
-            self._effects.append(Effect("index", lambda: self._read_index(report), report))
+            key = inter_key(self.spec.job, report.attempt)
+            self._effects.append(Effect("index", lambda: index_at_end(self._store, key, report.size), report))
             return "accepted"
         try:
             index = SegmentIndex.unpack(report.index)
@@ -326,23 +325,6 @@ class JobDriver:
             assert found is not None
             self._outputs.add(found[0], report, index, digest)
         return word
-
-    def _read_index(self, report: MapReport) -> SegmentIndex:
-        key = inter_key(self.spec.job, report.attempt)
-        need = min(report.size, INDEX_TAIL_BYTES)
-        while True:
-            tail = bytearray(need)
-            filled = 0
-            with memoryview(tail) as view:
-                while filled < need:
-                    count = self._store.read_into(key, report.size - need + filled, view[filled:])
-                    if not count:
-                        raise CorruptSegment(key, 0, report.size, "the object is shorter than its report says")
-                    filled += count
-            try:
-                return read_index(bytes(tail), report.size, key)
-            except ValueError as error:
-                need = int(error.args[0])
 
     def _unreadable(self, report: MapReport, error: CorruptSegment, now: float) -> None:
         if self.scheduler is not None and self.state == "RUNNING":
@@ -381,7 +363,7 @@ class JobDriver:
             return
         if scheduler.state == "FAILED":
             assert scheduler.failure is not None
-            self._end_failed(JobFailed(_explain(self.spec.job, scheduler.failure)))
+            self._end_failed(JobFailed(explain(self.spec.job, scheduler.failure)))
         elif scheduler.phase == "commit":
             self.state = "COMMITTING"
             document = self._document(now)
@@ -442,43 +424,3 @@ class JobDriver:
 
 def _items(counters: Iterable[dict[str, int]]) -> Iterable[tuple[str, int]]:
     return (item for each in counters for item in each.items())
-
-
-def _unsplit(planned: Iterable[tuple[Piece, ...]], whole: set[str]) -> Iterable[tuple[Piece, ...]]:
-    """The plan with the objects of `whole` in one piece each, where their first piece was."""
-    for pieces in planned:
-        kept = tuple(
-            replace(piece, length=piece.size) if piece.url in whole else piece
-            for piece in pieces
-            if piece.url not in whole or piece.offset == 0
-        )
-        if kept:
-            yield kept
-
-
-def _difference(first: AppInfo, other: AppInfo) -> str:
-    """Why a later worker is refused, and what to do about it."""
-    if other.mrfast_version != first.mrfast_version:
-        what = f"mrfast {other.mrfast_version}, the job runs {first.mrfast_version}: install that version here"
-    elif other.python_version != first.python_version:
-        what = f"Python {other.python_version}, the job runs {first.python_version}: use that version here"
-    else:
-        what = (
-            f"the application {other.name} ({other.fingerprint[:8]}), the job runs {first.name} "
-            f"({first.fingerprint[:8]}): start this worker with the same file"
-        )
-    return f"this worker was refused: it has {what}"
-
-
-def _explain(job: str, failure: JobFailure) -> str:
-    """Why the job failed, for the person who must mend it: what, where, the traceback, the task's story."""
-    cause = failure.failure
-    lines = [f"job {job} failed: {failure.reason}"]
-    if cause is not None and cause.input:
-        lines.append(f"  input: {cause.input}" + ("" if cause.offset is None else f", at byte {cause.offset:,}"))
-    if cause is not None and cause.traceback:
-        lines.append(cause.traceback.rstrip())
-    if failure.story:
-        lines.append("  what happened to the task:")
-        lines += [f"    {line}" for line in failure.story]
-    return "\n".join(lines)

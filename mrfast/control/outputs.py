@@ -1,13 +1,16 @@
-"""Where the segments of the accepted map outputs lie, kept in about 24 bytes a segment, and in less where most are empty."""
+"""Where the segments of the accepted map outputs lie, in about 24 bytes a segment, and in less where most are empty."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
 
-from mrfast.index import SegmentIndex
+from mrfast.errors import CorruptSegment
+from mrfast.index import SegmentIndex, read_index
 from mrfast.model import MapReport, Segment
+from mrfast.storage.base import Store
 
+INDEX_TAIL_BYTES = 1 << 20
 DENSE_SHARE = 0.7  # of the partitions that have records: from here on the whole index is the smaller form
 
 
@@ -77,3 +80,21 @@ class Outputs:
         self.bytes_in += sign * bytes_in
         for name, count in (counters or {}).items():
             self.counters[name] = self.counters.get(name, 0) + sign * count
+
+
+def index_at_end(store: Store, key: str, size: int) -> SegmentIndex:
+    """The index that stands at the end of a map object of `size` bytes; CorruptSegment if it does not."""
+    need = min(size, INDEX_TAIL_BYTES)
+    while True:
+        tail = bytearray(need)
+        filled = 0
+        with memoryview(tail) as view:
+            while filled < need:
+                count = store.read_into(key, size - need + filled, view[filled:])
+                if not count:
+                    raise CorruptSegment(key, 0, size, "the object is shorter than its report says")
+                filled += count
+        try:
+            return read_index(bytes(tail), size, key)
+        except ValueError as error:
+            need = int(error.args[0])

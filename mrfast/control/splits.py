@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import xxhash
@@ -115,3 +116,15 @@ def _smallest_first(hashes: Sequence[int]) -> tuple[int, list[int], list[int]]:
 
 def _hash(path: str) -> int:
     return xxhash.xxh3_64_intdigest(path.encode("utf-8", "surrogatepass"))
+
+
+def unsplit(planned: Iterable[tuple[Piece, ...]], whole: set[str]) -> Iterable[tuple[Piece, ...]]:
+    """The plan with the objects of `whole` in one piece each, where their first piece was."""
+    for pieces in planned:
+        kept = tuple(
+            replace(piece, length=piece.size) if piece.url in whole else piece
+            for piece in pieces
+            if piece.url not in whole or piece.offset == 0
+        )
+        if kept:
+            yield kept

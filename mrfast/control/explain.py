@@ -1,0 +1,34 @@
+"""Why a worker was refused, why a job failed: for the person who must mend it."""
+
+from __future__ import annotations
+
+from mrfast.control.records import JobFailure
+from mrfast.model import AppInfo
+
+
+def difference(first: AppInfo, other: AppInfo) -> str:
+    """Why a later worker is refused, and what to do about it."""
+    if other.mrfast_version != first.mrfast_version:
+        what = f"mrfast {other.mrfast_version}, the job runs {first.mrfast_version}: install that version here"
+    elif other.python_version != first.python_version:
+        what = f"Python {other.python_version}, the job runs {first.python_version}: use that version here"
+    else:
+        what = (
+            f"the application {other.name} ({other.fingerprint[:8]}), the job runs {first.name} "
+            f"({first.fingerprint[:8]}): start this worker with the same file"
+        )
+    return f"this worker was refused: it has {what}"
+
+
+def explain(job: str, failure: JobFailure) -> str:
+    """Why the job failed, for the person who must mend it: what, where, the traceback, the task's story."""
+    cause = failure.failure
+    lines = [f"job {job} failed: {failure.reason}"]
+    if cause is not None and cause.input:
+        lines.append(f"  input: {cause.input}" + ("" if cause.offset is None else f", at byte {cause.offset:,}"))
+    if cause is not None and cause.traceback:
+        lines.append(cause.traceback.rstrip())
+    if failure.story:
+        lines.append("  what happened to the task:")
+        lines += [f"    {line}" for line in failure.story]
+    return "\n".join(lines)
