@@ -215,7 +215,7 @@ cdef class Drained:
     cdef readonly list lengths
     cdef readonly list counts
     cdef readonly list checksums
-    cdef readonly int records
+    cdef readonly object records
     cdef readonly object key_kind
     cdef readonly object combined
 

@@ -2,13 +2,12 @@
 #ifndef MRFAST_FIELDS_H
 #define MRFAST_FIELDS_H
 
-/* strtod_l and newlocale: numbers are read in the C locale whatever the process has set. */
+#include "lines.h" /* first: it asks the system headers for strtod_l */
+
 #if defined(__APPLE__)
 #include <xlocale.h>
 #endif
 #include <locale.h>
-
-#include "lines.h"
 
 typedef struct {
     const uint8_t *p;
