@@ -104,7 +104,8 @@ class Coordinator:
                 break
             self._on_status(self.driver.status(time.monotonic()))
             await self._wait(TICK_S)
-            self.driver.tick(time.monotonic())
+            if self.driver.tick(time.monotonic()):
+                self._wake()
             self._start_effects()
         self._start_effects()
         while not self._effects_idle():

@@ -195,11 +195,10 @@ class JobDriver:
         if self.scheduler is not None and self.state == "RUNNING":
             self.scheduler.worker_lost(worker, now)
 
-    def tick(self, now: float) -> None:
-        """Ends the leases that have run out."""
+    def tick(self, now: float) -> bool:
+        """Ends the leases that have run out; whether there were any, whose tasks can be handed out again."""
         self._now = now
-        if self.scheduler is not None and self.state == "RUNNING":
-            self.scheduler.tick(now)
+        return self.scheduler is not None and self.state == "RUNNING" and self.scheduler.tick(now) > 0
 
     def next_deadline(self) -> float | None:
         """When tick() next has something to do."""

@@ -27,6 +27,7 @@ CONNECTIONS_MAX = 1024
 UNPROVEN_MAX = 32
 IN_FLIGHT_MAX = 16
 HANDSHAKE_S = 5.0
+CLOSE_S = 2.0
 UNPROVEN_FRAME_BYTES_MAX = 4096
 
 Handler = Callable[["Peer", Any], Awaitable[Any]]
@@ -57,6 +58,7 @@ class LineServer:
         self._token = token
         self._on_close = on_close
         self._peers: set[Peer] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -78,6 +80,10 @@ class LineServer:
             for call in peer.calls:
                 call.cancel()
             peer.writer.close()
+        if self._serving:  # cancelled at the loop's end they would print tracebacks
+            _, stuck = await asyncio.wait(self._serving, timeout=CLOSE_S)
+            for task in stuck:
+                task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(writer)
@@ -86,6 +92,10 @@ class LineServer:
             writer.close()
             return
         self._peers.add(peer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             await self._read(peer, reader)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):

@@ -219,7 +219,8 @@ class _Worker:
             self._over, self._end = True, reply
             return
         if self._job is None:
-            self._say(f"joined job {reply.name or reply.job} at {self._link.name} with {self._pool.slots_max} slots")
+            slots = self._pool.slots_max
+            self._say(f"joined job {reply.name or reply.job} at {self._link.name} with {slots} slot{'s' * (slots > 1)}")
         elif self._job.job != reply.job:
             self._over = True
             self._end = CoordinatorLost(f"the job is gone: {self._link.name} runs another one now, {reply.job}")
