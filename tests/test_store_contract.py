@@ -375,3 +375,9 @@ def test_relative_urls_are_of_the_working_directory(tmp_path: Path, monkeypatch:
 def test_bad_urls(url: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         open_store(url)
+
+
+def test_sweep_leaves_objects_alone(store: Store) -> None:
+    store.put("a/b", b"x")
+    store.sweep("a/")
+    assert [info.key for info in store.list()] == ["a/b"]

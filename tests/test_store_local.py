@@ -141,3 +141,22 @@ def test_a_file_changed_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "preadv", preadv)
     with pytest.raises(PreconditionFailed, match="has changed"):
         filled(store, "k", 10, 0, etag)
+
+
+def test_sweep_removes_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    store.put("d/kept", b"x")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(os, "rename", killed)
+        patch.setattr(os, "unlink", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            store.put("d/lost", b"y")
+    assert len(os.listdir(tmp_path / "d")) == 2
+    store.sweep("d/")
+    store.sweep("never/")
+    assert os.listdir(tmp_path / "d") == ["kept"]

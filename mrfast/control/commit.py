@@ -266,10 +266,10 @@ def clean(job: str, manifest: dict[str, Any], store: Store) -> tuple[int, int]:
         except StoreError:
             failed += 1
             continue
-        for key in keys:
+        for remove, name in [*((store.delete, key) for key in keys), (store.sweep, prefix)]:
             try:
-                store.delete(key)
-                removed += 1
+                remove(name)
+                removed += remove == store.delete
             except StoreError:
                 failed += 1
     return removed, failed

@@ -64,6 +64,9 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Removes the object; a missing one is fine."""
 
+    def sweep(self, prefix: str) -> None:
+        """Removes what writers that were killed left unfinished right under `prefix`, which ends with a slash."""
+
 
 def check_key(key: str) -> str:
     """The key itself, if no store could take it for something outside of itself; StoreError otherwise."""

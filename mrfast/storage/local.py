@@ -184,6 +184,14 @@ class LocalStore:
         with suppress(NotFound), _as_store_error("delete", path):
             os.unlink(path)
 
+    def sweep(self, prefix: str) -> None:
+        """Removes the temp files in the folder."""
+        folder = self._base + check_key(prefix.rstrip("/"))
+        with suppress(NotFound), _as_store_error("list", folder):
+            for name in os.listdir(folder):
+                if name.startswith(_TEMP_PREFIX):
+                    os.unlink(f"{folder}/{name}")
+
     def _path(self, key: str) -> str:
         check_key(key)
         if key.rpartition("/")[2].startswith(OWN_PREFIX):

@@ -105,6 +105,9 @@ class MemoryStore:
         with self._bucket.lock:
             self._bucket.objects.pop(self._prefix + key, None)
 
+    def sweep(self, prefix: str) -> None:
+        """Nothing: an object is here whole or not at all."""
+
     def _shown(self, key: str) -> str:
         return shown(f"{self.url}/{key}")
 

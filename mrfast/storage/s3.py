@@ -216,6 +216,9 @@ class S3Store:
         """Removes the object; a missing one is fine."""
         self._call("delete_object", check_key(key))
 
+    def sweep(self, prefix: str) -> None:
+        """Nothing: an object is there whole or not at all; a killed upload is what a lifecycle rule removes."""
+
     def _call(self, operation: str, key: str | None, **params: Any) -> Any:
         """The answer of one S3 operation, or the error that says what to do."""
         full = None
