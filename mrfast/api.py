@@ -119,13 +119,19 @@ def run_job(
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise UsageError(f"{workers} workers: at least one is needed")
+    preload()
     spec = make_spec(inputs, **options)
-    # What every slot needs is imported here, once, and not in each of them after its fork.
-    from .tasks import mapper, reducer, slot  # noqa: F401
-    from . import core  # noqa: F401  # isort: skip
-
     document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
     return JobResult(spec.job, spec.output_url, document)
+
+
+def preload() -> None:
+    """Imports what a local run needs: once, here, and not in each slot after its fork."""
+    from . import core  # noqa: F401
+    from .engines import local  # noqa: F401
+    from .storage import inputs  # noqa: F401
+    from .storage import local as folder  # noqa: F401
+    from .tasks import mapper, reducer, slot  # noqa: F401
 
 
 def make_spec(

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-
-try:
-    import os
-    import re
-    import time
-    from collections.abc import Callable
-    from typing import Any, NoReturn, TypeVar
-
-    import click
-
-    from . import __version__, api
-    from .errors import MrfastError, UsageError
-    from .watch.progress import ProgressView, counted, size_text
-except KeyboardInterrupt:  # even before there is a command, Ctrl-C is no reason for a traceback
-    sys.stderr.write("mrfast: interrupted\n")
-    raise SystemExit(130) from None
+from contextlib import suppress
 
 INTERRUPTED = 130
+
+
+def _ctrl_c_ends_at_once(number: int, frame: object) -> None:
+    """Ctrl-C while modules load: there is nothing to clean up, and an exception crashes some native modules there."""
+    os.write(2, b"mrfast: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+_ctrl_c_before = signal.getsignal(signal.SIGINT)
+with suppress(ValueError):  # only the main thread has handlers
+    signal.signal(signal.SIGINT, _ctrl_c_ends_at_once)  # for the imports below; the end of this module undoes it
+
+import re  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any, NoReturn, TypeVar  # noqa: E402
+
+import click  # noqa: E402
+
+from . import __version__, api  # noqa: E402
+from .errors import MrfastError, UsageError  # noqa: E402
+from .watch.progress import ProgressView, counted, size_text  # noqa: E402
+
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
 
@@ -124,6 +134,8 @@ def run(app: str, inputs: tuple[str, ...], workers: int | None, as_json: bool, q
     if not inputs:
         raise UsageError(f"no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast run {app} books/*.txt")
     started = time.monotonic()
+    api.preload()
+    _ctrl_c_raises()
     view = ProgressView(started, quiet=quiet)
     result = api.run_job(api.app_file(app), inputs, workers=workers, view=view, **options)
     _show_result(result, time.monotonic() - started, as_json=as_json, quiet=quiet)
@@ -198,6 +210,7 @@ def mrfast_coordinator(
     from .engines.local import has_quoted_newlines
     from .storage import open_store
 
+    _ctrl_c_raises()
     address, token = parse_address(listen), token_from(os.environ, token_file)
     check_listen(address[0], token)
     spec = api.make_spec(inputs, **options)
@@ -312,6 +325,11 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w@%+=:,./-]+", text, re.ASCII) else "'" + text.replace("'", "'\"'\"'") + "'"
 
 
+def _ctrl_c_raises() -> None:
+    """From here on Ctrl-C is an exception, and what was begun is undone."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _fail(error: MrfastError) -> int:
     say(f"mrfast: error: {error}")
     return error.exit_code
@@ -319,6 +337,7 @@ def _fail(error: MrfastError) -> int:
 
 def _run(command: click.Command, name: str) -> NoReturn:
     """Runs a command; the exit codes and the one line of an error are made here and nowhere else."""
+    signal.signal(signal.SIGINT, _ctrl_c_ends_at_once)
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -339,6 +358,7 @@ def _run(command: click.Command, name: str) -> NoReturn:
     except BrokenPipeError:  # stdout of --json, say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter may end in peace
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -357,5 +377,5 @@ def worker_main() -> NoReturn:
     _run(mrfast_worker, "mrfast-worker")
 
 
-if __name__ == "__main__":
-    main()
+with suppress(ValueError):
+    signal.signal(signal.SIGINT, _ctrl_c_before)

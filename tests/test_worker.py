@@ -153,13 +153,13 @@ WC = str(APPS / "wc.py")
 
 def test_a_job_gives_the_bytes_of_a_local_run(cluster: Cluster, tmp_path: Path) -> None:
     coordinator = cluster.coordinator("--json")
-    workers = [cluster.worker(WC), cluster.worker(WC)]
-    assert [process.end() for process in (coordinator, *workers)] == [0, 0, 0]
+    worker = cluster.worker(WC)
+    assert (coordinator.end(), worker.end()) == (0, 0)
     local = mrfast.run(WC, tmp_path / "in.txt", store=tmp_path / "store", reduces=2)
     assert cluster.parts() == b"".join(Path(part).read_bytes() for part in local.parts)
     assert '"records_out": 4' in coordinator.out
     assert "mrfast cat out" in coordinator.said
-    assert "the job is done" in workers[0].said
+    assert "the job is done" in worker.said
     assert cluster.left() == []
 
 
@@ -292,6 +292,19 @@ def test_sigterm_lets_the_running_task_end_and_takes_no_new_one(cluster: Cluster
     assert (second.end(), coordinator.end()) == (0, 0)
     assert cluster.parts() == b"done 2\n"
     assert "failed" not in coordinator.said
+
+
+def test_two_workers_share_a_job_and_both_hear_its_end(cluster: Cluster, gate: Gate) -> None:
+    (cluster.folder / "in").mkdir()
+    for name in ("a", "b"):
+        (cluster.folder / "in" / name).write_bytes(TEXT)
+    coordinator = cluster.coordinator("in")
+    app = cluster.app(STOPS)
+    workers = [cluster.worker(app), cluster.worker(app)]
+    with gate.task(), gate.task():  # both at once: one slot each
+        pass
+    assert [process.end() for process in (coordinator, *workers)] == [0, 0, 0]
+    assert cluster.parts() == b"done 2\n"
 
 
 def test_sigterm_ends_an_idle_worker(cluster: Cluster, gate: Gate) -> None:

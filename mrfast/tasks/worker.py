@@ -45,7 +45,7 @@ def run_worker(
 
     JobFailed, AppError, AppRefused, CoordinatorLost, KeyboardInterrupt: nothing of the worker is left then either.
     """
-    with selectors.DefaultSelector() as selector, _temp_dir() as tmp, Interrupts(selector) as interrupts:
+    with selectors.DefaultSelector() as selector, Interrupts(selector) as interrupts, _temp_dir() as tmp:
         worker = _Worker(load, address, token, slots, connect_s, selector, interrupts, tmp, say)
         try:
             worker.run()
