@@ -16,6 +16,7 @@ cdef extern from "_native/base.h" nogil:
     ctypedef struct mr_buffer:
         uint8_t *data
         size_t len
+    int mr_buffer_reserve(mr_buffer *b, size_t more)
     int mr_buffer_append(mr_buffer *b, const void *bytes, size_t n)
     void mr_buffer_free(mr_buffer *b)
 

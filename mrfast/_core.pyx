@@ -180,10 +180,11 @@ def tokens(data, *, letters: str) -> list:
 def lower(text: str) -> str:
     """The text with each code point lower-cased by itself, as ops.words(lower=True) does it."""
     cdef bytes data = utf8(text)
-    cdef bytearray out = bytearray(3 * len(data) + 1)
-    cdef uint8_t *start = <uint8_t *>out
-    cdef uint8_t *end = mr_lower(<const uint8_t *>PyBytes_AS_STRING(data), <size_t>len(data), start)
-    return decode(start, end - start)
+    cdef Buffer out = Buffer()
+    cdef uint8_t *end
+    check(mr_buffer_reserve(&out.bytes, 3 * <size_t>len(data)))
+    end = mr_lower(<const uint8_t *>PyBytes_AS_STRING(data), <size_t>len(data), out.bytes.data)
+    return decode(out.bytes.data, end - out.bytes.data)
 
 
 cdef bytes escaped(data, const mr_escapes *escapes):
