@@ -219,3 +219,19 @@ def test_the_app_sees_the_callers_folder(
     monkeypatch.chdir(tmp_path)
     result = mrfast.run(map=lambda name, data: [(os.getcwd(), 1)], reduce=count_reduce, **options)
     assert dict(result.records()) == {str(tmp_path): "3"}
+
+
+@pytest.mark.parametrize(("field", "is_split"), [("plain", True), ('"two\nlines"', False)])
+def test_csv_is_split_where_no_quoted_field_forbids_it(
+    options: dict[str, Any], tmp_path: Path, field: str, is_split: bool
+) -> None:
+    (tmp_path / "table.csv").write_text("name,count\n" + f"{field},2\n" * 20)
+    result = mrfast.run(
+        map=lambda filename, row: [(row["name"], int(row["count"]))],
+        reduce=count_reduce,
+        input="csv",
+        split_bytes=25,
+        **{**options, "inputs": tmp_path / "table.csv"},
+    )
+    assert list(dict(result.records()).values()) == ["40"]
+    assert (result.totals["maps"] > 1) == is_split

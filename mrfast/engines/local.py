@@ -38,7 +38,8 @@ def run_local(
         pool = SlotPool(
             load, workers, selector, on_output=view.write if view else write_stderr, private=interrupts.descriptors
         )
-        engine = _Engine(JobDriver(spec, store=store), pool, interrupts, view)
+        driver = JobDriver(spec, store=store, quoted_newlines=has_quoted_newlines)
+        engine = _Engine(driver, pool, interrupts, view)
         try:
             pool.start(_slots_at_start(spec))
             engine.run()
