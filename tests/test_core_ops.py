@@ -347,6 +347,14 @@ def test_a_bad_line_is_named_by_its_offset_in_the_object() -> None:
         sink.feed(b"a,1\nb,2\nc,x\n")
 
 
+def test_so_is_a_bad_last_line_without_its_lf() -> None:
+    sink = core.MapSink(1, source=ops.fields(sep=",", key=0, value=1))
+    sink.begin("data.csv", 1000)
+    sink.feed(b"a,1\nb,2\nc,x")
+    with pytest.raises(BadInput, match=r"data.csv: line at byte 1008: the value column is not a number"):
+        sink.end()
+
+
 @pytest.mark.parametrize("partitions", [1, 2, 10, 1000])
 def test_a_whole_job(partitions: int) -> None:
     rng = random.Random(partitions)

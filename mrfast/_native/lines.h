@@ -42,7 +42,7 @@ static int mr_lines_feed(mr_lines *l, const uint8_t *block, size_t len, mr_line_
 static int mr_lines_end(mr_lines *l, mr_line_fn handle, void *context) {
     int status = l->carry.len ? mr_lines_one(l, l->carry.data, l->carry.len, handle, context) : MR_OK;
     l->carry.len = 0;
-    l->at = 0;
+    if (status == MR_OK) l->at = 0;
     return status;
 }
 
