@@ -101,6 +101,12 @@ def test_any_bytes_with_a_right_checksum_are_records_or_refused(data: bytes, rec
     assert group.records_in == records
 
 
+def test_lengths_have_one_encoding() -> None:
+    data = b"\x81\x00a\x04\x02"  # a key of one byte, its length in two
+    with pytest.raises(CorruptSegment, match="malformed"):
+        core.Grouper(key_kind="str").add(data, order=0, records=1, xxh3=reference.xxh3_64(data))
+
+
 def test_unsorted_keys_are_corrupt() -> None:
     def segment(key: str) -> bytes:
         sink = core.MapSink(1)
