@@ -116,7 +116,7 @@ def reduce_values(op, key, values: list):
     if kind == "identity":
         return [value.result() if isinstance(value, Partial) else value for value in values]
     if kind == "first":
-        return [values[0]]
+        return [values[0].result() if isinstance(values[0], Partial) else values[0]]
     if kind == "count":
         return [sum(value.count if isinstance(value, Partial) else 1 for value in values)]
     if kind in ("sum", "mean"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_core_sink import TEXT, VALUES, same
 
 from mrfast import core, ops
-from mrfast.errors import CorruptSegment
+from mrfast.errors import BadRecord, CorruptSegment
 
 Pairs = list[tuple[Any, Any]]
 
@@ -116,6 +116,21 @@ def test_unsorted_keys_are_corrupt() -> None:
     data = segment("b") + segment("a")
     with pytest.raises(CorruptSegment, match="out of order"):
         core.Grouper(key_kind="str").add(data, order=0, records=2, xxh3=reference.xxh3_64(data))
+
+
+PARTIALS = [(ops.count(), b"k 2\n"), (ops.sum(), b"k 3.5\n"), (ops.mean(), b"k 1.75\n")]
+
+
+@pytest.mark.parametrize(("combine", "line"), PARTIALS, ids=lambda each: getattr(each, "kind", ""))
+@pytest.mark.parametrize("reduce", [op for op, _ in PARTIALS] + [ops.first(), ops.identity()], ids=lambda op: op.kind)
+def test_partial_results_of_another_op(combine: Any, line: bytes, reduce: Any) -> None:
+    group = core.Grouper(key_kind="str", reduce=reduce)
+    add(group, [("k", 1.5), ("k", 2)], 0, combine)
+    if reduce == combine or reduce.kind in ("first", "identity"):
+        assert bytes(group.write("text")) == line
+    else:
+        with pytest.raises(BadRecord, match=f"ops.{reduce.kind} takes"):
+            group.write("text")
 
 
 @pytest.mark.parametrize("format", ["text", "tsv", "raw"])

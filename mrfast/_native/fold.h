@@ -100,9 +100,9 @@ static size_t mr_state_put(uint8_t *p, char kind, const mr_partial *partial) {
 }
 
 static int mr_state_get(const uint8_t *p, size_t n, char kind, mr_partial *partial) {
-    if (!n || p[0] != (uint8_t)kind) return MR_CORRUPT;
+    if (!n || p[0] != (uint8_t)kind) return MR_BAD_VALUE;
     const uint8_t *at = mr_get_varint(p + 1, p + n, &partial->count);
-    return at && mr_exact_get(at, p + n, &partial->sum) == p + n ? MR_OK : MR_CORRUPT;
+    return at && mr_exact_get(at, p + n, &partial->sum) == p + n ? MR_OK : MR_BAD_VALUE;
 }
 
 static int mr_fold_partial(mr_cell *c, const mr_value *v, char kind, mr_arena *arena) {
@@ -160,7 +160,7 @@ static int mr_fold_count(mr_cell *c, const mr_value *v) {
     uint64_t n = 1;
     if (v->tag == MR_STATE) {
         if (!v->len || v->bytes[0] != 'c' || mr_get_varint(v->bytes + 1, v->bytes + v->len, &n) != v->bytes + v->len) {
-            return MR_CORRUPT;
+            return MR_BAD_VALUE;
         }
     }
     c->number = c->tag ? c->number + n : n;
@@ -209,7 +209,8 @@ static int mr_fold_extreme(mr_cell *c, const mr_value *value, int want, mr_arena
     return MR_OK;
 }
 
-/* Folds v into c. MR_NEEDS_PYTHON: an integer beyond int64 that this op cannot fold here; the cell is unchanged. */
+/* Folds v into c. MR_NEEDS_PYTHON: an integer beyond int64, or a state, that this op cannot fold here; the cell is
+ * unchanged. */
 MR_INLINE int mr_fold(mr_op op, mr_cell *c, const mr_value *v, mr_arena *arena) {
     switch (op) {
         case MR_OP_SUM: return mr_fold_sum(c, v, arena);
@@ -217,7 +218,10 @@ MR_INLINE int mr_fold(mr_op op, mr_cell *c, const mr_value *v, mr_arena *arena) 
         case MR_OP_MIN: return mr_fold_extreme(c, v, -1, arena);
         case MR_OP_MAX: return mr_fold_extreme(c, v, 1, arena);
         case MR_OP_MEAN: return mr_fold_mean(c, v, arena);
-        case MR_OP_FIRST: return c->tag ? MR_OK : mr_cell_keep(c, v, arena);
+        case MR_OP_FIRST:
+            if (c->tag) return MR_OK;
+            /* a cell of MR_STATE points to a partial, not to a state's bytes */
+            return v->tag == MR_STATE ? MR_NEEDS_PYTHON : mr_cell_keep(c, v, arena);
         default: return MR_BAD_VALUE;
     }
 }
