@@ -342,8 +342,8 @@ cdef class Grouper:
         w.joint_len = <size_t>PyBytes_GET_SIZE(joint)
         w.terminator = <const uint8_t *>PyBytes_AS_STRING(terminator)
         w.terminator_len = <size_t>PyBytes_GET_SIZE(terminator)
-        self.groups.at = 0
         self.claim()
+        self.groups.at = 0
         try:
             while True:
                 with nogil:

@@ -133,6 +133,8 @@ cdef class MapSink:
 
     def begin(self, filename: str, offset: int = 0):
         """Starts a piece of input; `offset` is where it begins in its object, for error messages."""
+        if self.busy:
+            self.claim()
         self.filename = filename
         self.offset = offset
         if self.source == WORDS and self.words.value.tag == MR_STR:

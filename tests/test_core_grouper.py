@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -172,6 +173,22 @@ def test_a_map_object_explains_itself() -> None:
         core.read_index(data[-9:], size)
     with pytest.raises(CorruptSegment):
         core.read_index(data[:-1], size - 1)
+
+
+def test_a_grouper_belongs_to_one_thread_at_a_time() -> None:
+    group = core.Grouper(key_kind="str", reduce=ops.sum())
+    add(group, [(f"{i:06}", i) for i in range(300_000)], 0)
+    expected = bytes(group.write("text"))
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(group.write, "text")
+        refused = 0
+        while not written.done():
+            try:
+                group.write("text")
+            except RuntimeError:
+                refused += 1
+    assert refused
+    assert bytes(written.result()) == expected
 
 
 def test_a_read_grouper_takes_no_more() -> None:

@@ -6,6 +6,7 @@ import enum
 import math
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -250,6 +251,23 @@ def test_distinct_words_count_as_memory() -> None:
     sink.end()
     sink.drain()
     assert sink.memory_bytes > 500_000
+
+
+def test_a_sink_belongs_to_one_thread_at_a_time() -> None:
+    sink = core.MapSink(1, source=ops.words(letters="ascii", value="filename"), combine=ops.index())
+    sink.begin("first")
+    with ThreadPoolExecutor(1) as pool:
+        fed = pool.submit(sink.feed, b"word " * (8 << 20))
+        refused = 0
+        while not fed.done():
+            try:
+                sink.begin("first")
+            except RuntimeError:
+                refused += 1
+        fed.result()
+    assert refused
+    sink.end()
+    assert segments(sink.drain()) == [[("word", "first")]]
 
 
 def test_feed_needs_a_native_source() -> None:
