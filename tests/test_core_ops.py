@@ -347,6 +347,13 @@ def test_a_bad_line_is_named_by_its_offset_in_the_object() -> None:
         sink.feed(b"a,1\nb,2\nc,x\n")
 
 
+@pytest.mark.parametrize("digits", [398, 399, 400, 1074, 10_000])
+def test_floats_of_any_length(digits: int) -> None:
+    contents = f"a,{5e-324:.{digits}f}\nb,1{'0' * digits}e-{digits}\nc,0.{'3' * digits}\nd,0.{'3' * digits}x".encode()
+    op = ops.fields(sep=",", key=0, value=1, bad="skip")
+    assert records(fed(op, [("f", contents)], 4096)) == by_key(list(reference.map_pairs(op, "f", contents)))
+
+
 def test_so_is_a_bad_last_line_without_its_lf() -> None:
     sink = core.MapSink(1, source=ops.fields(sep=",", key=0, value=1))
     sink.begin("data.csv", 1000)

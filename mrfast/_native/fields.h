@@ -82,25 +82,28 @@ static int mr_field_word(mr_field *field, long word) {
 }
 
 static int mr_number_float(const mr_fields *f, const uint8_t *p, size_t n, mr_value *v) {
-    char text[400];
-    if (n >= sizeof text) return 0;
     size_t digits = 0;
     for (size_t i = 0; i < n; i++) {
         int digit = (uint8_t)(p[i] - '0') < 10;
         digits += (size_t)digit;
         if (!digit && p[i] != '.' && p[i] != 'e' && p[i] != 'E' && p[i] != '+' && p[i] != '-') return 0;
     }
+    char here[400], *stop; /* strtod needs a NUL behind the number */
+    char *text = n < sizeof here ? here : (char *)malloc(n + 1);
+    if (!text) return MR_NOMEM;
     memcpy(text, p, n);
     text[n] = 0;
-    char *stop;
     double d = strtod_l(text, &stop, f->c_locale);
-    if (!digits || stop != text + n) return 0;
+    int whole = digits && stop == text + n;
+    if (text != here) free(text);
+    if (!whole) return 0;
     memcpy(&v->number, &d, 8);
     v->tag = MR_FLOAT;
     return 1;
 }
 
-/* The number of a column: digits make an int, a point or an exponent a float; "-" is 0 (common log format). */
+/* The number of a column: digits make an int, a point or an exponent a float; "-" is 0 (common log format).
+ * Gives 1, 0 when it is none, or MR_NOMEM. */
 static int mr_number(const mr_fields *f, mr_field field, mr_value *v) {
     const uint8_t *p = field.p;
     size_t n = field.len;
@@ -150,7 +153,9 @@ static int mr_emit_fields(void *context, const uint8_t *line, size_t len) {
     mr_value v = {.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
     if (f->value.column >= 0) {
         if (f->value.word >= 0 && !mr_field_word(&value, f->value.word)) return mr_bad_line(f, MR_NO_COLUMN);
-        if (!mr_number(f, value, &v)) return mr_bad_line(f, MR_NO_NUMBER);
+        int is_number = mr_number(f, value, &v);
+        if (is_number < 0) return is_number;
+        if (!is_number) return mr_bad_line(f, MR_NO_NUMBER);
     }
     return mr_sink_add(f->sink, key.p, key.len, &v, end - key.p >= MR_INLINE_KEY);
 }
