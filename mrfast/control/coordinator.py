@@ -89,7 +89,7 @@ class Coordinator:
             if self.driver.state != "FAILED" and self._signal is None:
                 self._say(f"listening on {host}:{port}; start workers with: mrfast-worker APP {host}:{port}")
             await self._serve()
-            return 0 if self._signal is None else STOPPED[self._signal]
+            return 0 if self._signal is None or self.driver.state == "COMMITTED" else STOPPED[self._signal]
         finally:
             for number in STOPPED:
                 loop.remove_signal_handler(number)
@@ -99,9 +99,10 @@ class Coordinator:
     async def _serve(self) -> None:
         """Keeps the clock of the job until it has ended and everybody knows."""
         while self.driver.state not in ("COMMITTED", "FAILED"):
-            if self._signal is not None:
+            if self._signal is not None:  # what is being committed is committed first
                 self.driver.fail(MrfastError(f"the coordinator was stopped by {self._signal.name}"))
-                break
+                if self.driver.state == "FAILED":
+                    break
             self._on_status(self.driver.status(time.monotonic()))
             await self._wait(TICK_S)
             if self.driver.tick(time.monotonic()):
@@ -150,7 +151,8 @@ class Coordinator:
         except MrfastError as error:
             result = error
         except Exception as error:
-            self.driver.fail(MrfastError(f"{effect.name}: {type(error).__name__}: {error}"))
+            failed = MrfastError(f"{effect.name}: {type(error).__name__}: {error}")
+            self.driver.effect_done(effect, failed, time.monotonic())
             self._wake()
             raise
         self.driver.effect_done(effect, result, time.monotonic())
@@ -195,7 +197,7 @@ class Coordinator:
     async def _hello(self, peer: Peer, call: messages.Hello) -> Any:
         info = self.driver.hello(call.worker, call.slots, call.app, time.monotonic())
         if call.worker not in self._known:
-            self._say(f"worker {call.worker[:8]} is here, with {call.slots} slots")
+            self._say(f"worker {call.worker[:8]} is here, with {call.slots} slot{'s' * (call.slots > 1)}")
         peer.worker = call.worker
         self._known[call.worker] = peer
         self._stepped()
@@ -205,7 +207,7 @@ class Coordinator:
         deadline = time.monotonic() + min(call.wait_s, messages.WAIT_S_MAX)
         while True:
             now = time.monotonic()
-            tasks = self.driver.poll(call.worker, call.free, now)
+            tasks = self.driver.poll(call.worker, min(call.free, messages.TASKS_PER_POLL), now)
             job, error = self._job_for(call.worker)
             if tasks or job != "running" or now >= deadline:
                 return messages.tasks_message(job, error, tasks)
@@ -238,7 +240,8 @@ class Coordinator:
 
     async def _pieces(self, peer: Peer, call: messages.AskPieces) -> Any:
         pieces, after = self.driver.pieces(call.attempt, call.since, messages.PIECES_PER_PAGE)
-        return messages.PiecesPage(tuple(pieces), after)
+        fit = messages.fitting(pieces)
+        return messages.PiecesPage(tuple(pieces[:fit]), after if fit == len(pieces) else call.since + fit)
 
     async def _bad_input(self, peer: Peer, call: messages.BadInput) -> Any:
         now = time.monotonic()

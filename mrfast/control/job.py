@@ -20,7 +20,7 @@ from mrfast.control.explain import difference, explain
 from mrfast.control.outputs import Outputs, index_at_end
 from mrfast.control.scheduler import Scheduler
 from mrfast.control.schema import encode
-from mrfast.errors import AppRefused, CorruptSegment, JobFailed, MrfastError
+from mrfast.errors import AppRefused, JobFailed, MrfastError
 from mrfast.index import SegmentIndex
 from mrfast.model import (
     AppInfo,
@@ -168,10 +168,10 @@ class JobDriver:
 
     def pieces(self, attempt: str, since: int, limit: int) -> tuple[list[Piece], int | None]:
         """The pieces of a map attempt's task from `since` on, and where the next page begins; None: that was all."""
-        found = None if self.scheduler is None else self.scheduler.names.parse(attempt)
-        if found is None or found[0] >= len(self._splits):
+        index = self._map_index(attempt)
+        if index is None:
             raise MrfastError(f"{attempt} is no attempt of a map of this job")
-        pieces = self._splits[found[0]]
+        pieces = self._splits[index]
         end = min(len(pieces), since + limit)
         return list(pieces[since:end]), None if end == len(pieces) else end
 
@@ -205,8 +205,8 @@ class JobDriver:
         return None if self.scheduler is None or self.state != "RUNNING" else self.scheduler.next_deadline()
 
     def fail(self, error: MrfastError) -> None:
-        """The job is FAILED with this error, unless it has ended already."""
-        if self.state in ("COMMITTED", "FAILED"):
+        """The job is FAILED with this error, unless it has ended already or is being committed."""
+        if self.state in ("COMMITTING", "COMMITTED", "FAILED"):
             return
         if self.scheduler is not None and self.scheduler.state == "RUNNING":
             self.scheduler.fail(str(error), self._now)
@@ -245,11 +245,8 @@ class JobDriver:
     def effect_done(self, effect: Effect, result: Any, now: float) -> None:
         """Goes on with what an effect gave, or with the MrfastError that it raised."""
         self._now = now
-        if isinstance(result, CorruptSegment) and effect.name == "index":
-            self._unreadable(effect.subject, result, now)
-        elif isinstance(result, MrfastError):
-            if effect.name not in ("clean", "fail"):
-                self._fail_effect(effect, result)
+        if isinstance(result, MrfastError):
+            self._effect_failed(effect, result, now)
         elif effect.name == "begin":
             self._begun = True
             self._plan()
@@ -258,7 +255,9 @@ class JobDriver:
         elif effect.name == "index":
             self._accept_map(effect.subject, result, now)
         elif effect.name == "commit":
-            self._committed(result, now)
+            self._effects.append(Effect("publish", lambda: self._publish(result)))
+        elif effect.name == "publish":
+            self._published(result, now)
         if self.state == "RUNNING":
             self._follow(now)
 
@@ -293,17 +292,23 @@ class JobDriver:
         )
         self.state = "RUNNING"
 
-    def _fail_effect(self, effect: Effect, error: MrfastError) -> None:
-        if effect.name == "begin":  # the output is another's, or the store is not there: nothing of ours to clean up
-            self.state = "FAILED"
-            self.error = error
-            return
-        self.fail(error)
+    def _effect_failed(self, effect: Effect, error: MrfastError, now: float) -> None:
+        if effect.name == "index":
+            self._unreadable(effect.subject, error, now)
+        elif effect.name == "begin":  # the output is another's, or the store is not there: nothing of ours to clean up
+            self.state, self.error = "FAILED", error
+        elif effect.name in ("commit", "publish"):
+            # The manifest is there, or may be: what it names stays, and no failed.json contradicts it.
+            self.state, self.error = "FAILED", _unpublished(self.spec.job, effect.name, error)
+        elif effect.name == "plan":
+            self.fail(error)
 
     # Reports
 
     def _map_done(self, report: MapReport, now: float) -> str:
         if not report.index:  # too long for a report: it stands at the end of the object
+            if self._map_index(report.attempt) is None:
+                return "stale"
             key = inter_key(self.spec.job, report.attempt)
             self._effects.append(Effect("index", lambda: index_at_end(self._store, key, report.size), report))
             return "accepted"
@@ -320,12 +325,12 @@ class JobDriver:
         digest = index.digest()
         word = self.scheduler.map_done(report.attempt, digest, now)
         if word == "accepted":
-            found = self.scheduler.names.parse(report.attempt)
-            assert found is not None
-            self._outputs.add(found[0], report, index, digest)
+            map_index = self._map_index(report.attempt)
+            assert map_index is not None
+            self._outputs.add(map_index, report, index, digest)
         return word
 
-    def _unreadable(self, report: MapReport, error: CorruptSegment, now: float) -> None:
+    def _unreadable(self, report: MapReport, error: MrfastError, now: float) -> None:
         if self.scheduler is not None and self.state == "RUNNING":
             self.scheduler.failed(report.attempt, Failure(report.attempt, "store", str(error)), now)
 
@@ -346,12 +351,18 @@ class JobDriver:
             self.bad_input(worker, failure.attempt, failure.map_index, failure.input, failure.message, now)
         return word
 
-    def _partition(self, attempt: str) -> int | None:
+    def _task(self, attempt: str) -> tuple[str, int] | None:
+        """("map", index) or ("reduce", partition) of an attempt's name; None if it is none of this job and epoch."""
         found = None if self.scheduler is None else self.scheduler.names.parse(attempt)
-        if found is None or self.scheduler is None:
-            return None
-        kind, index = self.scheduler.names.kind_index(found[0])
-        return index if kind == "reduce" else None
+        return None if found is None or self.scheduler is None else self.scheduler.names.kind_index(found[0])
+
+    def _map_index(self, attempt: str) -> int | None:
+        task = self._task(attempt)
+        return task[1] if task is not None and task[0] == "map" else None
+
+    def _partition(self, attempt: str) -> int | None:
+        task = self._task(attempt)
+        return task[1] if task is not None and task[0] == "reduce" else None
 
     # The end
 
@@ -369,11 +380,13 @@ class JobDriver:
             self._effects.append(Effect("commit", lambda: self._commit(document)))
 
     def _commit(self, document: dict[str, Any]) -> dict[str, Any]:
-        manifest = commit.write_manifest(self.spec.job, document, self._store)
+        return commit.write_manifest(self.spec.job, document, self._store)
+
+    def _publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
         commit.publish(self.spec, manifest, self._store, open_store(self.spec.output_url))
         return manifest
 
-    def _committed(self, manifest: dict[str, Any], now: float) -> None:
+    def _published(self, manifest: dict[str, Any], now: float) -> None:
         assert self.scheduler is not None
         self.scheduler.committed(now)
         self.result = manifest
@@ -419,6 +432,14 @@ class JobDriver:
             "attempts": dict(self._attempts),
             "seconds": round(now - (now if self._start is None else self._start), 3),
         }
+
+
+def _unpublished(job: str, step: str, error: MrfastError) -> MrfastError:
+    """The error with what it means for the job, of its own class and exit code."""
+    state = "is committed, but its output is not published" if step == "publish" else "may be committed or not"
+    told = MrfastError(f"job {job} {state}: {error}\n  its parts are kept, as jobs/{job}/manifest.json names them")
+    told.exit_code = error.exit_code
+    return told
 
 
 def _items(counters: Iterable[dict[str, int]]) -> Iterable[tuple[str, int]]:

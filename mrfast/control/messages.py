@@ -16,7 +16,9 @@ import hashlib
 import hmac
 from dataclasses import dataclass, replace
 
+from mrfast.control.wire import dumps
 from mrfast.model import (
+    FRAME_BYTES_MAX,
     AppInfo,
     Failure,
     MapReport,
@@ -31,6 +33,9 @@ from mrfast.model import (
 WAIT_S_MAX = 20.0
 SEGMENTS_PER_PAGE = 2_000
 PIECES_PER_PAGE = 500
+TASKS_PER_POLL = 256
+# Of a list in one frame: half the frame's bound.
+LIST_BYTES_MAX = FRAME_BYTES_MAX // 2
 # A report with a longer index goes without it: the coordinator reads it from the object.
 INDEX_BYTES_MAX = 512 << 10
 
@@ -217,16 +222,33 @@ def proof(token: bytes, role: str, client_nonce: str, server_nonce: str) -> str:
 
 
 def tasks_message(job: str, error: str, tasks: list[MapTask | ReduceTask]) -> Tasks:
-    """The tasks of a poll, those with many pieces without them."""
+    """The tasks of a poll; of the maps whose pieces would not fit in one frame, only the rest."""
     maps = [task for task in tasks if isinstance(task, MapTask)]
-    pages = tuple(task.attempt for task in maps if len(task.pieces) > PIECES_PER_PAGE // 8)
+    pages = []
+    room = LIST_BYTES_MAX
+    for task in maps:
+        need = LIST_BYTES_MAX if len(task.pieces) > PIECES_PER_PAGE else len(dumps(task))
+        if need > room:
+            pages.append(task.attempt)
+        else:
+            room -= need
     return Tasks(
         job,
         tuple(replace(task, pieces=()) if task.attempt in pages else task for task in maps),
         tuple(task for task in tasks if isinstance(task, ReduceTask)),
-        pages,
+        tuple(pages),
         error,
     )
+
+
+def fitting(pieces: list[Piece]) -> int:
+    """How many of the pieces, from the first on, fit in one frame: at least one."""
+    room = LIST_BYTES_MAX
+    for count, piece in enumerate(pieces):
+        room -= len(dumps(piece))
+        if room < 0 and count:
+            return count
+    return len(pieces)
 
 
 def report_message(worker: str, report: MapReport | ReduceReport | Failure) -> Report:

@@ -65,7 +65,7 @@ class _ReduceAttempt:
         task = self._task
         self._report("write")
         size = sum(memoryview(buffer).nbytes for buffer in buffers)
-        self._store.put(out_key(task.job, task.attempt), buffers)
+        self._store.put(out_key(task.job, task.attempt), buffers, durable=True)  # before a manifest can name it
         return ReduceReport(
             attempt=task.attempt,
             size=size,
