@@ -244,6 +244,13 @@ def test_memory_grows_with_what_is_held() -> None:
     assert sink.memory_bytes < 100_000
 
 
+def test_a_value_that_grows_takes_no_quadratic_memory() -> None:
+    sink = core.MapSink(1, combine=ops.max())
+    sink.emit_all(("key", b"x" * length) for length in range(10_000))
+    assert sink.memory_bytes < 1_000_000
+    assert segments(sink.drain()) == [[("key", b"x" * 9_999)]]
+
+
 def test_distinct_words_count_as_memory() -> None:
     sink = core.MapSink(1, source=ops.words(letters="ascii", distinct=True), combine=ops.count())
     sink.begin("f")

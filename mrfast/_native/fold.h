@@ -55,7 +55,8 @@ static int mr_cell_widen(mr_cell *c, mr_arena *arena) {
     return MR_OK;
 }
 
-/* Keeps a value in the cell as it is; bytes are copied, over the old ones where they fit. */
+/* Keeps a value in the cell as it is; bytes are copied, over the old ones where they fit. Room doubles: what the arena
+ * holds of a key stays linear in its longest value. */
 static int mr_cell_keep(mr_cell *c, const mr_value *v, mr_arena *arena) {
     if (v->tag < MR_BYTES) {
         c->tag = v->tag;
@@ -65,9 +66,10 @@ static int mr_cell_keep(mr_cell *c, const mr_value *v, mr_arena *arena) {
     if (v->len > MR_VALUE_MAX) return MR_VALUE_TOO_LONG;
     mr_text *text = c->tag >= MR_BYTES ? mr_cell_text(c) : NULL;
     if (!text || text->cap < v->len) {
-        text = (mr_text *)(void *)mr_arena_take(arena, sizeof *text + v->len, 1);
+        size_t cap = text && 2 * (size_t)text->cap > v->len ? 2 * (size_t)text->cap : v->len;
+        text = (mr_text *)(void *)mr_arena_take(arena, sizeof *text + cap, 1);
         if (!text) return MR_NOMEM;
-        text->cap = (uint32_t)v->len;
+        text->cap = (uint32_t)cap;
     }
     text->len = (uint32_t)v->len;
     if (v->len) memcpy(text->bytes, v->bytes, v->len);
