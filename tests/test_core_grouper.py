@@ -108,6 +108,16 @@ def test_lengths_have_one_encoding() -> None:
         core.Grouper(key_kind="str").add(data, order=0, records=1, xxh3=reference.xxh3_64(data))
 
 
+@pytest.mark.parametrize("later", [b"\0\x01" * 50, b"\x61" + b"k" * 97 + b"\x01\x01"])
+def test_bytes_that_change_after_their_check_are_no_other_number_of_records(later: bytes) -> None:
+    data = bytearray(b"\x01a\x01" * 33)
+    group = core.Grouper(key_kind="str")
+    group.add(data, order=0, records=33, xxh3=reference.xxh3_64(bytes(data)))
+    data[:] = later[: len(data)]
+    with pytest.raises(SystemError):
+        list(group)
+
+
 def test_unsorted_keys_are_corrupt() -> None:
     def segment(key: str) -> bytes:
         sink = core.MapSink(1)

@@ -87,12 +87,13 @@ static int mr_group_sort(mr_grouper *g) {
         const uint8_t *p = g->runs[i].data, *end = p + g->runs[i].len;
         mr_record r;
         for (; p < end && status == MR_OK; p = r.end) {
-            status = mr_get_record(p, end, &r);
+            status = at < n ? mr_get_record(p, end, &r) : MR_CORRUPT; /* not the bytes that were checked */
             if (status == MR_OK) {
                 g->entries[at++] = (mr_entry){mr_prefix(r.key, r.key_len), r.key, r.key_len, (uint32_t)i};
             }
         }
     }
+    if (at < n && status == MR_OK) status = MR_CORRUPT;
     if (status == MR_OK) mr_sort(g->entries, scratch, n);
     free(scratch);
     return status;
