@@ -50,7 +50,8 @@ MR_INLINE uint8_t *mr_put_varint(uint8_t *p, uint64_t v) {
     return p;
 }
 
-/* NULL when the varint is cut off, over 64 bits or not in its shortest form: a key's length tells where its record starts. */
+/* NULL when the varint is cut off, over 64 bits or not in its shortest form: a key's length tells where its record
+ * starts. */
 MR_INLINE const uint8_t *mr_get_varint(const uint8_t *p, const uint8_t *end, uint64_t *v) {
     if (MR_LIKELY(p < end && *p < 0x80)) {
         *v = *p;
