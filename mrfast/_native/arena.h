@@ -42,9 +42,6 @@ static inline uint8_t *mr_arena_take(mr_arena *a, size_t n, int aligned) {
     return at;
 }
 
-/* Gives back the tail of the newest piece: a writer takes the most it may need, then says what it used. */
-MR_INLINE void mr_arena_trim(mr_arena *a, uint8_t *end) { a->next = end; }
-
 static inline void mr_arena_free(mr_arena *a) {
     for (mr_chunk *chunk = a->chunk; chunk;) {
         mr_chunk *previous = chunk->previous;
