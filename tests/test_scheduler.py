@@ -617,3 +617,12 @@ def take_unchecked(s: Scheduler, now: float = 0.0) -> str:
     attempt = s.assign("w1", now)
     assert attempt is not None
     return attempt.name
+
+
+def test_a_story_repeats_no_long_message_and_names_no_offset_that_is_not_known() -> None:
+    s = Scheduler(1, 1, attempts_max=1)
+    attempt = s.assign("w", 0.0)
+    assert attempt is not None
+    s.failed(attempt.name, Failure(attempt.name, "app", "x" * 500 + "\nmore", input="a.txt"), 1.0)
+    assert s.failure is not None
+    assert s.failure.story[-1] == f"m-000000.e1.1 on w: app: {'x' * 97}..., a.txt"

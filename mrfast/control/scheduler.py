@@ -21,6 +21,7 @@ from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress
 __all__ = ["TRANSITIONS", "Attempt", "IllegalEvent", "JobFailure", "Running", "Scheduler"]
 
 LOST_LEASE_S = 3.0  # what is left of the leases of a worker whose connection closed
+STORY_CHARS_MAX = 100  # of a message in a story: the whole of it stands above the story
 
 _STATES = (IDLE, LEASED, ACCEPTED)
 _CODES = {state: code for code, state in enumerate(_STATES)}
@@ -397,8 +398,11 @@ class Scheduler:
         workers = list(self._workers)
         told = list(story.lines(record.story, lambda n: self.names.attempt(task, n), workers.__getitem__))
         for n, worker, failure in record.failures or ():
-            where = f", {failure.input} at offset {failure.offset}" if failure.input else ""
-            told.append(f"{self.names.attempt(task, n)} on {worker}: {failure.kind}: {failure.message}{where}")
+            what = (failure.message.splitlines() or [""])[0]
+            what = what if len(what) <= STORY_CHARS_MAX else what[: STORY_CHARS_MAX - 3] + "..."
+            where = "" if not failure.input else f", {failure.input}"
+            where += "" if failure.offset is None else f" at offset {failure.offset}"
+            told.append(f"{self.names.attempt(task, n)} on {worker}: {failure.kind}: {what}{where}")
         return told
 
     def validate(self) -> None:
