@@ -171,10 +171,13 @@ def release(spec: JobSpec, output: Store) -> None:
 def _refuse_foreign_parts(spec: JobSpec, output: Store) -> None:
     if spec.overwrite:
         return
-    found = SUCCESS_KEY if _exists(output, SUCCESS_KEY) else next(_parts(output), "")
-    if found:
+    try:
+        found = SUCCESS_KEY if _exists(output, SUCCESS_KEY) else next(_parts(output), "")
+        if found:
+            raise OutputExists(_exists_message(output, f"holds a result already ({found})"))
+    except MrfastError:
         output.delete(CLAIM_KEY)
-        raise OutputExists(_exists_message(output, f"holds a result already ({found})"))
+        raise
 
 
 def _exists_message(output: Store, why: str) -> str:
@@ -249,11 +252,14 @@ def _remove_former(spec: JobSpec, manifest: dict[str, Any], output: Store) -> No
 # The end
 
 
-def write_failure(spec: JobSpec, document: dict[str, Any], store: Store, output: Store) -> None:
-    """`failed.json` says why the job failed, and its output is free for another one."""
+def write_failure(spec: JobSpec, document: dict[str, Any], store: Store, output: Store) -> bool:
+    """`failed.json` says why the job failed, and its output is free; False if another coordinator has committed it."""
+    if _exists(store, job_key(spec.job, MANIFEST)):
+        return False
     with suppress(AlreadyExists):
         store.put_if_absent(job_key(spec.job, FAILED), dump_json(document))
     release(spec, output)
+    return True
 
 
 def clean(job: str, manifest: dict[str, Any], store: Store) -> tuple[int, int]:
