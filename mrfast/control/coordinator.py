@@ -234,8 +234,10 @@ class Coordinator:
         while True:
             now = time.monotonic()
             segments, after = self.driver.outputs(call.attempt, call.since, messages.SEGMENTS_PER_PAGE)
-            if segments or after is None or now >= deadline or self._job != "running":
+            if segments or after is None or now >= deadline:
                 return messages.OutputsPage(tuple(segments), after)
+            if self.driver.state == "FAILED":  # an empty page would be asked for again, at once
+                raise MrfastError("the job has failed: there will be no more outputs")
             await self._wait(deadline - now)
 
     async def _pieces(self, peer: Peer, call: messages.AskPieces) -> Any:
@@ -247,12 +249,14 @@ class Coordinator:
         now = time.monotonic()
         word = self.driver.bad_input(call.worker, call.attempt, call.map_index, call.map_attempt, call.why, now)
         self._stepped()
-        return messages.Word(self._job, word)
+        job, error = self._job_for(call.worker)
+        return messages.Word(job, word, error)
 
     async def _release(self, peer: Peer, call: messages.Release) -> Any:
         word = self.driver.release(call.worker, call.attempt, time.monotonic())
         self._stepped()
-        return messages.Word(self._job, word)
+        job, error = self._job_for(call.worker)
+        return messages.Word(job, word, error)
 
     async def _status(self, peer: Peer, call: messages.Status) -> Any:
         return self.driver.status(time.monotonic())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mrfast.control.records import JobFailure
+from mrfast.errors import MrfastError
 from mrfast.model import AppInfo
 
 
@@ -32,3 +33,11 @@ def explain(job: str, failure: JobFailure) -> str:
         lines.append("  what happened to the task:")
         lines += [f"    {line}" for line in failure.story]
     return "\n".join(lines)
+
+
+def unpublished(job: str, step: str, error: MrfastError) -> MrfastError:
+    """The error with what it means for the job, of its own class and exit code."""
+    state = "is committed, but its output is not published" if step == "publish" else "may be committed or not"
+    told = MrfastError(f"job {job} {state}: {error}\n  its parts are kept, as jobs/{job}/manifest.json names them")
+    told.exit_code = error.exit_code
+    return told

@@ -11,14 +11,14 @@ engine are shells around it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mrfast.control import commit, splits
-from mrfast.control.explain import difference, explain
+from mrfast.control.explain import difference, explain, unpublished
 from mrfast.control.outputs import Outputs, index_at_end
-from mrfast.control.scheduler import Scheduler
+from mrfast.control.scheduler import IllegalEvent, Scheduler
 from mrfast.control.schema import encode
 from mrfast.errors import AppRefused, JobFailed, MrfastError
 from mrfast.index import SegmentIndex
@@ -140,12 +140,15 @@ class JobDriver:
             return "stale"
         if self.state != "RUNNING":
             return "job_done"
-        if isinstance(report, Failure):
-            word = self._failed(worker, report, now)
-        elif isinstance(report, MapReport):
-            word = self._map_done(report, now)
-        else:
-            word = self._reduce_done(report, now)
+        try:
+            if isinstance(report, Failure):
+                word = self._failed(worker, report, now)
+            elif isinstance(report, MapReport):
+                word = self._map_done(report, now)
+            else:
+                word = self._reduce_done(report, now)
+        except IllegalEvent as error:
+            raise MrfastError(f"the report of {report.attempt} cannot be right: {error}") from None
         self._follow(now)
         return word
 
@@ -179,6 +182,8 @@ class JobDriver:
         """A map's accepted output is missing or corrupt: that map runs again."""
         if self.scheduler is None or self.state != "RUNNING":
             return "job_done"
+        if not 0 <= map_index < len(self._splits):
+            return "stale"
         word = self.scheduler.output_lost(map_index, map_attempt, now)
         if word == "accepted":
             self._outputs.remove(map_index)
@@ -253,7 +258,7 @@ class JobDriver:
         elif effect.name == "plan":
             self._planned(result)
         elif effect.name == "index":
-            self._accept_map(effect.subject, result, now)
+            self._index_read(effect.subject, result, now)
         elif effect.name == "commit":
             self._effects.append(Effect("publish", lambda: self._publish(result)))
         elif effect.name == "publish":
@@ -282,6 +287,8 @@ class JobDriver:
         return self._quoted_newlines is None or self._quoted_newlines(item)
 
     def _planned(self, planned: list[tuple[Piece, ...]]) -> None:
+        if self.state != "PLANNING":  # given up meanwhile
+            return
         self._splits = planned
         self.scheduler = Scheduler(
             len(planned),
@@ -299,7 +306,7 @@ class JobDriver:
             self.state, self.error = "FAILED", error
         elif effect.name in ("commit", "publish"):
             # The manifest is there, or may be: what it names stays, and no failed.json contradicts it.
-            self.state, self.error = "FAILED", _unpublished(self.spec.job, effect.name, error)
+            self.state, self.error = "FAILED", unpublished(self.spec.job, effect.name, error)
         elif effect.name == "plan":
             self.fail(error)
 
@@ -330,7 +337,13 @@ class JobDriver:
             self._outputs.add(map_index, report, index, digest)
         return word
 
-    def _unreadable(self, report: MapReport, error: MrfastError, now: float) -> None:
+    def _index_read(self, report: MapReport, index: SegmentIndex, now: float) -> None:
+        try:
+            self._accept_map(report, index, now)
+        except (MrfastError, IllegalEvent) as error:
+            self._unreadable(report, error, now)
+
+    def _unreadable(self, report: MapReport, error: Exception, now: float) -> None:
         if self.scheduler is not None and self.state == "RUNNING":
             self.scheduler.failed(report.attempt, Failure(report.attempt, "store", str(error)), now)
 
@@ -400,8 +413,8 @@ class JobDriver:
         self._effects.append(Effect("fail", lambda: self._write_failure(document)))
 
     def _write_failure(self, document: dict[str, Any]) -> None:
-        commit.write_failure(self.spec, document, self._store, open_store(self.spec.output_url))
-        commit.clean(self.spec.job, {"parts": []}, self._store)
+        if commit.write_failure(self.spec, document, self._store, open_store(self.spec.output_url)):
+            commit.clean(self.spec.job, {"parts": []}, self._store)
 
     def _document(self, now: float) -> dict[str, Any]:
         """The manifest, which `_SUCCESS` repeats: what the job was made of, what it gave."""
@@ -409,8 +422,9 @@ class JobDriver:
         assert app is not None
         parts = [self._parts[partition] for partition in sorted(self._parts)]
         counters = dict(self._outputs.counters)
-        for name, count in _items(report.counters for _, report in parts):
-            counters[name] = counters.get(name, 0) + count
+        for _, report in parts:
+            for name, count in report.counters.items():
+                counters[name] = counters.get(name, 0) + count
         return {
             "job": spec.job,
             "name": spec.name,
@@ -432,15 +446,3 @@ class JobDriver:
             "attempts": dict(self._attempts),
             "seconds": round(now - (now if self._start is None else self._start), 3),
         }
-
-
-def _unpublished(job: str, step: str, error: MrfastError) -> MrfastError:
-    """The error with what it means for the job, of its own class and exit code."""
-    state = "is committed, but its output is not published" if step == "publish" else "may be committed or not"
-    told = MrfastError(f"job {job} {state}: {error}\n  its parts are kept, as jobs/{job}/manifest.json names them")
-    told.exit_code = error.exit_code
-    return told
-
-
-def _items(counters: Iterable[dict[str, int]]) -> Iterable[tuple[str, int]]:
-    return (item for each in counters for item in each.items())

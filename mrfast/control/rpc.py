@@ -51,7 +51,7 @@ class Connection:
             self._socket.setblocking(False)
         except (MrfastError, OSError) as error:
             self.close()
-            if isinstance(error, MrfastError):
+            if isinstance(error, CoordinatorLost):
                 raise
             raise CoordinatorLost(f"{self._name} does not talk to us: {error}") from error
 
