@@ -11,9 +11,10 @@ import pytest
 
 from mrfast.control import commit, messages
 from mrfast.control.job import Effect, JobDriver
-from mrfast.errors import AppRefused, JobFailed, MrfastError, OutputExists, StoreError
+from mrfast.errors import AppRefused, JobFailed, MrfastError, NameInUse, OutputExists, StoreError
 from mrfast.index import TRAILER_MAGIC, SegmentIndex, TableDigest
 from mrfast.model import (
+    FRAME_BYTES_MAX,
     AppInfo,
     Failure,
     InputCut,
@@ -24,6 +25,7 @@ from mrfast.model import (
     Progress,
     ReduceReport,
     ReduceTask,
+    Segment,
     inter_key,
     out_key,
 )
@@ -86,6 +88,12 @@ class Run:
     def tasks(self) -> Iterator[MapTask | ReduceTask]:
         while tasks := self.driver.poll("w", 1, self.now):
             yield from tasks
+
+    def finish_running(self) -> Run:
+        """As if every worker had died: what ran is handed out again, and done."""
+        self.now = 100.0
+        self.driver.tick(self.now)
+        return self.finish()
 
     def finish(self) -> Run:
         for task in self.tasks():
@@ -208,6 +216,280 @@ def test_an_unreadable_index_fails_the_attempt_and_a_strange_one_nothing() -> No
     assert run.finish().driver.state == "COMMITTED"
 
 
+def taken(run: Run, free: int = 1, worker: str = "w") -> Any:
+    """The tasks of one poll."""
+    return list(run.driver.poll(worker, free, run.now))
+
+
+def mapped(run: Run) -> Run:
+    """Every map is accepted."""
+    for task in taken(run, 2):
+        assert run.driver.report("w", run.map_report(task), run.now) == "accepted"
+    return run
+
+
+def other_bytes(report: MapReport) -> MapReport:
+    """The report of a map that gave something else this time."""
+    return replace(report, index=SegmentIndex([2, 0], [2, 0], [8, 0], key_kind="str").pack())
+
+
+def test_reports_before_the_plan_are_stale() -> None:
+    run = Run(make_spec())
+    assert run.driver.report("w", Failure("m-000000.e1.1", "app", "no"), 0.0) == "stale"
+    assert run.driver.bad_input("w", "r-00000.e1.1", 0, "m-000000.e1.1", "no", 0.0) == "job_done"
+    assert run.driver.release("w", "m-000000.e1.1", 0.0) == "job_done"
+    assert run.driver.renew("w", {"m-000000.e1.1": Progress()}, 0.0) == {"m-000000.e1.1": "cancel"}
+    assert run.driver.next_deadline() is None
+    assert run.driver.status(0.0)["state"] == "WAITING"
+
+
+def test_the_first_of_two_attempts_wins_whichever_it_is() -> None:
+    for winner in (0, 1):
+        run = Run(make_spec()).start()
+        tasks = taken(run)
+        run.now = run.driver.next_deadline() or 0.0
+        assert run.driver.tick(run.now)
+        tasks += taken(run, worker="v")
+        assert [task.attempt for task in tasks] == ["m-000000.e1.1", "m-000000.e1.2"]
+        assert run.driver.report("w", run.map_report(tasks[winner]), run.now) == "accepted"
+        assert run.driver.report("v", run.map_report(tasks[1 - winner]), run.now) == "superseded"
+        assert run.driver.report("w", run.map_report(tasks[winner]), run.now) == "already"
+        attempts = {task.attempt: Progress() for task in tasks}
+        words = run.driver.renew("v", attempts, run.now)
+        assert words == {tasks[winner].attempt: "ok", tasks[1 - winner].attempt: "cancel"}
+        assert run.finish().driver.state == "COMMITTED"
+
+
+def test_a_silent_worker_never_fails_a_job_and_a_renewing_one_keeps_its_task() -> None:
+    run = Run(make_spec(attempts_max=1)).start()
+    for _ in range(5):
+        silent, kept = taken(run, worker="silent"), taken(run, worker="w")
+        while run.driver.status(run.now)["running"] and len(run.driver.status(run.now)["running"]) == 2:
+            run.now += 2.0
+            assert run.driver.renew("w", {task.attempt: Progress() for task in kept}, run.now) == {
+                task.attempt: "ok" for task in kept
+            }
+            run.driver.tick(run.now)
+        assert silent
+        assert [each["worker"] for each in run.driver.status(run.now)["running"]] == ["w"]
+        run.driver.release("w", kept[0].attempt, run.now)
+    assert run.finish().driver.state == "COMMITTED"
+    assert run.driver.status(run.now)["attempts"] == {"started": 14, "failed": 0}
+
+
+def test_a_closed_connections_task_is_handed_out_again_and_one_that_is_back_keeps_it() -> None:
+    run = Run(make_spec()).start()
+    gone, back = taken(run, worker="gone"), taken(run, worker="back")
+    run.driver.hello("gone", 1, APP, 0.0)
+    run.driver.hello("back", 1, APP, 0.0)
+    for worker in ("gone", "back"):
+        run.driver.gone(worker, 1.0)
+    run.driver.hello("back", 1, APP, 2.0)
+    assert run.driver.renew("back", {back[0].attempt: Progress()}, 2.0) == {back[0].attempt: "ok"}
+    run.now = run.driver.next_deadline() or 0.0
+    assert run.now < 5.0
+    assert run.driver.tick(run.now)
+    assert [task.attempt for task in taken(run, 9)] == [gone[0].attempt.replace(".1", ".2")]
+    assert run.driver.status(run.now)["workers"] == 2
+
+
+def test_what_was_released_is_handed_out_again_and_not_counted() -> None:
+    run = Run(make_spec(attempts_max=1)).start()
+    task = taken(run)[0]
+    assert run.driver.release("w", task.attempt, 0.0) == "accepted"
+    assert run.driver.release("w", task.attempt, 0.0) == "superseded"
+    assert taken(run)[0].attempt == "m-000000.e1.2"
+    assert run.driver.report("w", run.map_report(task), 0.0) == "superseded"
+    assert run.driver.release("w", "m-000009.e1.1", 0.0) == "stale"
+
+
+def test_a_repeated_failure_counts_once_and_other_tasks_do_not_add_up() -> None:
+    run = Run(make_spec(attempts_max=2)).start()
+    for task in taken(run, 2):
+        failure = Failure(task.attempt, "app", "no")
+        assert run.driver.report("w", failure, 0.0) == "accepted"
+        assert run.driver.report("w", failure, 0.0) == "already"
+    assert run.driver.status(0.0)["attempts"]["failed"] == 2
+    assert run.finish().driver.state == "COMMITTED"
+    assert run.driver.result is not None
+    assert run.driver.result["attempts"] == {"started": 6, "failed": 2}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_part_is_rolled_back_only_if_its_map_gives_other_bytes(same: bool) -> None:
+    run = mapped(Run(make_spec()).start())
+    early, stuck = taken(run, 2)
+    assert run.driver.report("w", run.reduce_report(early), 0.0) == "accepted"
+    assert run.driver.bad_input("w", stuck.attempt, 0, "m-000000.e1.1", "missing", 0.0) == "accepted"
+    assert run.driver.bad_input("w", stuck.attempt, 0, "m-000000.e1.1", "missing", 0.0) == "superseded"
+    assert run.driver.renew("w", {stuck.attempt: Progress()}, 0.0) == {stuck.attempt: "cancel"}
+    again = taken(run)[0]
+    report = run.map_report(again)
+    run.driver.report("w", report if same else other_bytes(report), 0.0)
+    assert run.driver.status(0.0)["reduces_done"] == int(same)
+    run.finish()
+    assert run.driver.result is not None
+    attempts = [part["attempt"] for part in run.driver.result["parts"]]
+    assert attempts == ["r-00000.e1.1" if same else "r-00000.e1.2", "r-00001.e1.2"]
+    assert run.driver.result["totals"]["records_emitted"] == 6  # the lost output is not counted twice
+    assert base.read(run.output, "mr-out-0") == b"part 0"
+
+
+def test_a_part_of_an_old_table_is_refused() -> None:
+    run = mapped(Run(make_spec()).start())
+    first, second = taken(run, 2)
+    old = run.reduce_report(first)
+    run.driver.bad_input("w", second.attempt, 1, "m-000001.e1.1", "missing", 0.0)
+    assert run.driver.report("w", old, 0.0) == "superseded"
+    run.driver.report("w", other_bytes(run.map_report(taken(run)[0])), 0.0)
+    assert run.driver.report("w", old, 0.0) == "superseded"
+    assert run.finish().driver.state == "COMMITTED"
+
+
+def test_a_map_output_that_is_lost_again_and_again_fails_the_job() -> None:
+    run = mapped(Run(make_spec(attempts_max=2)).start())
+    for n in (1, 2):
+        assert run.driver.state == "RUNNING"
+        reduce = taken(run)[0]
+        run.driver.bad_input("w", reduce.attempt, 1, f"m-000001.e1.{n}", "missing", 0.0)
+        for task in taken(run):
+            run.driver.report("w", run.map_report(task), 0.0)
+    run.effects()
+    assert run.driver.state == "FAILED"
+    assert "m-000001 lost its accepted output 2 times" in str(run.driver.error)
+
+
+@pytest.mark.parametrize("name", ["m-000000.e2.1", "m-000000.e1.9", "m-000007.e1.1", "r-00000.e1.1", "x", ""])
+def test_reports_of_attempts_that_were_never_handed_out_change_nothing(name: str) -> None:
+    run = Run(make_spec()).start()
+    taken(run, 2)
+    before = run.driver.status(0.0)
+    packed = SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str").pack()
+    for report in (
+        MapReport(name, 1, "0" * 16, packed, 1, 1, 1),
+        ReduceReport(name, 1, "0" * 16, 1, 1, "0" * 16),
+        Failure(name, "app", "no", fatal=True),
+    ):
+        assert run.driver.report("w", report, 0.0) == "stale"
+    assert run.driver.status(0.0) == before
+    assert run.finish_running().driver.state == "COMMITTED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"index": b"nonsense"}, "holds no index"),
+        ({"index": SegmentIndex([1], [1], [7], key_kind="str").pack()}, "1 partitions"),
+    ],
+)
+def test_a_report_that_cannot_be_right_is_refused(changes: dict[str, Any], said: str) -> None:
+    run = Run(make_spec()).start()
+    tasks = taken(run, 2)
+    with pytest.raises(MrfastError, match=said):
+        run.driver.report("w", replace(run.map_report(tasks[0]), **changes), 0.0)
+    assert run.driver.status(0.0)["maps_done"] == 0
+    assert run.finish_running().driver.state == "COMMITTED"
+
+
+def test_a_reduce_cannot_report_as_a_map_nor_a_map_as_a_reduce() -> None:
+    run = mapped(Run(make_spec()).start())
+    task = taken(run)[0]
+    packed = SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str").pack()
+    with pytest.raises(MrfastError, match="is no map"):
+        run.driver.report("w", MapReport(task.attempt, 1, "0" * 16, packed, 1, 1, 1), 0.0)
+    with pytest.raises(MrfastError, match="is no reduce"):
+        run.driver.report("w", replace(run.reduce_report(task), attempt="m-000000.e1.1"), 0.0)
+    assert run.finish_running().driver.state == "COMMITTED"
+
+
+def test_an_accepted_attempt_cannot_report_other_bytes() -> None:
+    run = Run(make_spec()).start()
+    task = taken(run)[0]
+    run.driver.report("w", run.map_report(task), 0.0)
+    with pytest.raises(MrfastError, match="cannot be right"):
+        run.driver.report("w", other_bytes(run.map_report(task)), 0.0)
+    assert run.finish().driver.state == "COMMITTED"
+
+
+@pytest.mark.parametrize("map_index", [-1, 2, 1 << 40])
+def test_a_lost_output_of_a_map_that_is_not_there(map_index: int) -> None:
+    run = mapped(Run(make_spec()).start())
+    task = taken(run)[0]
+    assert run.driver.bad_input("w", task.attempt, map_index, "m-000000.e1.1", "x", 0.0) == "stale"
+    corrupt = Failure(task.attempt, "corrupt", "x", input="m-000000.e1.1", counted=False, map_index=map_index)
+    assert run.driver.report("w", corrupt, 0.0) == "accepted"
+    assert run.finish().driver.state == "COMMITTED"
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_an_index_of_other_partitions_in_the_object_fails_the_attempt(partitions: int) -> None:
+    run = Run(make_spec(attempts_max=1)).start()
+    task = taken(run)[0]
+    index = SegmentIndex([1] * partitions, [1] * partitions, [7] * partitions, key_kind="str").pack()
+    data = b"x" * partitions + index + len(index).to_bytes(4, "little") + TRAILER_MAGIC
+    run.store.put(inter_key(task.job, task.attempt), data)
+    run.driver.report("w", MapReport(task.attempt, len(data), "0" * 16, b"", 1, 1, 1), 0.0)
+    run.effects()
+    assert run.driver.state == "FAILED"
+    assert f"{partitions} partitions" in str(run.driver.error)
+
+
+def test_a_job_that_is_given_up_while_it_is_planned_stays_so() -> None:
+    run = Run(make_spec())
+    run.driver.hello("w", 1, APP, 0.0)
+    begin = run.driver.effects()[0]
+    run.driver.effect_done(begin, begin.run(), 0.0)
+    plan = run.driver.effects()[0]
+    assert plan.name == "plan"
+    run.driver.fail(MrfastError("stopped"))
+    run.driver.effect_done(plan, plan.run(), 0.0)
+    run.effects()
+    assert run.driver.state == "FAILED"
+    assert run.driver.poll("w", 1, 0.0) == []
+    assert commit.claimed_by(run.output) is None
+    run.driver.fail(MrfastError("again"))
+    assert str(run.driver.error) == "stopped"
+
+
+def test_a_plan_that_cannot_be_made_fails_the_job() -> None:
+    def before(effect: Effect) -> None:
+        if effect.name == "plan":
+            raise StoreError("access denied")
+
+    run = Run(make_spec(), before).start()
+    assert run.driver.state == "FAILED"
+    assert isinstance(run.driver.error, StoreError)
+    assert commit.claimed_by(run.output) is None
+
+
+def test_a_job_without_input_has_empty_parts() -> None:
+    run = Run(make_spec(inputs=())).start().finish()
+    assert run.driver.state == "COMMITTED"
+    assert [info.key for info in run.output.list("mr-out-")] == ["mr-out-0", "mr-out-1"]
+
+
+@pytest.mark.parametrize("reduces", [2, 40])
+def test_the_pages_of_a_reduces_segments(reduces: int) -> None:
+    """Whether an index is kept whole or only its segments with records: what a reduce hears is the same."""
+    run = Run(make_spec(reduces=reduces)).start()
+    for task in taken(run, 2):
+        sizes = [10 + task.index, 20] + [0] * (reduces - 2)
+        index = SegmentIndex(sizes, [int(size > 0) for size in sizes], [size * 7 for size in sizes], key_kind="bytes")
+        run.driver.report("w", MapReport(task.attempt, 1, "0" * 16, index.pack(), 1, 1, 1), 0.0)
+    for task in taken(run, reduces):
+        whole, after = run.driver.outputs(task.attempt, 0, 10)
+        assert after is None
+        first, after = run.driver.outputs(task.attempt, 0, 1)
+        assert after == 1
+        assert first + run.driver.outputs(task.attempt, 1, 1)[0] == whole
+        assert run.driver.outputs(task.attempt, 2, 1) == ([], None)
+        if task.partition > 1:
+            assert [(one.length, one.records, one.key_kind) for one in whole] == [(0, 0, "bytes")] * 2
+        elif task.partition == 1:
+            assert [(one.offset, one.length, one.xxh3) for one in whole] == [(10, 20, 140), (11, 20, 140)]
+    assert run.driver.outputs("m-000000.e1.1", 0, 10) == ([], 0)
+
+
 # The commit
 
 
@@ -290,6 +572,44 @@ def test_of_two_manifests_the_first_one_wins() -> None:
     assert commit.write_manifest(run.spec.job, other, run.store) == run.driver.result
 
 
+def test_of_two_coordinators_of_one_job_the_first_to_commit_decides() -> None:
+    spec = make_spec()
+    first, second = Run(spec).start(), Run(spec)
+    second.driver = JobDriver(spec, store=second.store, epoch=2)
+    second.start()
+    first.finish()
+    before = {info.key: base.read(first.output, info.key) for info in first.output.list()}
+    second.finish()
+    assert first.driver.state == second.driver.state == "COMMITTED"
+    assert second.driver.result == first.driver.result
+    assert {info.key: base.read(first.output, info.key) for info in first.output.list()} == before
+    kept = [info.key for info in first.store.list(f"jobs/{spec.job}/out/")]
+    assert kept == [out_key(spec.job, f"r-0000{partition}.e1.1") for partition in range(2)]
+
+
+def test_a_coordinator_that_fails_does_not_touch_what_another_has_committed() -> None:
+    spec = make_spec(attempts_max=1)
+    first, second = Run(spec).start(), Run(spec)
+    second.driver = JobDriver(spec, store=second.store, epoch=2)
+    second.start()
+    first.finish()
+    before = {info.key: base.read(first.store, info.key) for info in first.store.list()}
+    second.driver.report("w", Failure(taken(second)[0].attempt, "app", "no"), 0.0)
+    second.effects()
+    assert second.driver.state == "FAILED"
+    assert {info.key: base.read(first.store, info.key) for info in first.store.list()} == before
+
+
+def test_a_name_in_use_ends_the_job_before_it_begins() -> None:
+    spec = make_spec(name="nightly")
+    Run(spec).start()
+    other = Run(replace(spec, job="1" * 32, output_url=f"{spec.store_url}/other"))
+    other.effects()
+    assert isinstance(other.driver.error, NameInUse)
+    assert other.driver.hello("w", 1, APP, 0.0)["name"] == "nightly"  # who comes now hears why
+    assert other.driver.poll("w", 1, 0.0) == []
+
+
 # What crosses the wire stays within a frame
 
 
@@ -313,3 +633,18 @@ def test_map_tasks_that_do_not_fit_in_a_frame_are_paged() -> None:
             pieces += page[:fit]
             since = after if fit == len(page) else since + fit
         assert tuple(pieces) == task.pieces
+
+
+def test_the_largest_page_of_segments_fits_in_a_frame() -> None:
+    top = (1 << 64) - 1
+    segment = Segment(999_999, "m-999999.e999999.999999", top, top, top, top, "bytes", "f" * 16)
+    page = messages.OutputsPage((segment,) * messages.SEGMENTS_PER_PAGE, 999_999)
+    assert len(messages.dumps(page)) < FRAME_BYTES_MAX
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_report_takes_an_index_along_as_long_as_it_fits(over: int) -> None:
+    report = MapReport("m-000000.e1.1", 1, "0" * 16, b"x" * (messages.INDEX_BYTES_MAX + over), 1, 1, 1)
+    message = messages.report_message("w" * 32, report)
+    assert len(messages.dumps(message)) < FRAME_BYTES_MAX
+    assert message == messages.Report("w" * 32, map=replace(report, index=b"") if over else report)
