@@ -25,6 +25,7 @@ _COMBINES_FOR_PYTHON = ("sum", "min", "max", "first")
 _KEEPS_ALL = ("concat", "identity")
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = (_PACKAGE, "mrfast/_core", "<frozen importlib")  # Cython names its sources as they were at the build
 _CO_VARARGS, _CO_ASYNC = 0x04, 0x80 | 0x200
 
 MapFunction = Callable[[str, Any], Iterable[tuple[Any, Any]] | None]
@@ -139,7 +140,7 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.startswith((_PACKAGE, "<frozen importlib"))
+    return filename.startswith(_OURS)
 
 
 def _execute(path: str, source: bytes) -> ModuleType:

@@ -244,6 +244,13 @@ def test_an_exception_shows_the_users_traceback_and_the_input(shell: Shell) -> N
     assert "mrfast/tasks" not in said
 
 
+def test_the_traceback_of_a_generator_has_the_users_frames_only(shell: Shell) -> None:
+    app = shell.app("def map(n, c):\n  yield n, 1\n  raise ValueError('bad day')\ndef reduce(k, v): pass")
+    said = shell.fails("run", app, "in.txt", code=1)
+    assert 'app.py", line 3, in map' in said
+    assert said.count('  File "') == 1
+
+
 @pytest.mark.parametrize("pair", ["({1}, 1)", "(3, 1)", "('k', {1})"])
 def test_a_bad_pair_is_named_at_once(shell: Shell, pair: str) -> None:
     app = shell.app(f"def map(n, c): return [{pair}]\ndef reduce(k, v): return 1")
