@@ -22,8 +22,8 @@ with suppress(ValueError):  # only the main thread has handlers
 
 import re  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from typing import Any, NoReturn, TypeVar  # noqa: E402
+from collections.abc import Callable, Iterable  # noqa: E402
+from typing import Any, NoReturn, TextIO, TypeVar  # noqa: E402
 
 import click  # noqa: E402
 
@@ -153,14 +153,7 @@ def cat(urls: tuple[str, ...], jsonl: bool) -> None:
         raise UsageError("nothing to print; name a job's output, as in: mrfast cat mrfast-store/out/4f1c...")
     from .cat import cat as blocks_of
 
-    out = sys.stdout.buffer
-    try:
-        for url in urls:
-            for block in blocks_of(url, jsonl=jsonl):
-                out.write(block)
-        out.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _print(block for url in urls for block in blocks_of(url, jsonl=jsonl))
 
 
 @click.command(
@@ -285,8 +278,22 @@ def mrfast_worker(
 
 
 def say(text: str) -> None:
-    """A line for people."""
-    click.echo(text, err=True)
+    """A line for people; that nobody can read it changes nothing."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _print(blocks: Iterable[bytes]) -> None:
+    """Data on stdout, as far as its reader wants it."""
+    out = sys.stdout.buffer
+    try:
+        for block in blocks:
+            out.write(block)
+        out.flush()
+    except OSError as error:
+        _to_null(sys.stdout)
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            raise MrfastError(f"cannot write to the standard output: {error.strerror}") from None
 
 
 def _show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: bool) -> None:
@@ -303,7 +310,7 @@ def _show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet:
             "counters": result.counters,
             "seconds": round(seconds, 3),
         }
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        _print([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
     if quiet:
         return
     where = _short(result.output_url)
@@ -330,6 +337,24 @@ def _ctrl_c_raises() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _open_streams() -> None:
+    """Takes the places of closed standard streams, which would go to the next files that are opened."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Data for a closed stdout is an error like that of a full disk; what people would read is not.
+            os.open(os.devnull, os.O_RDWR if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+
+
+def _to_null(stream: TextIO) -> None:
+    """Lets the stream's buffer run out without an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 def _fail(error: MrfastError) -> int:
     say(f"mrfast: error: {error}")
     return error.exit_code
@@ -338,6 +363,7 @@ def _fail(error: MrfastError) -> int:
 def _run(command: click.Command, name: str) -> NoReturn:
     """Runs a command; the exit codes and the one line of an error are made here and nowhere else."""
     signal.signal(signal.SIGINT, _ctrl_c_ends_at_once)
+    _open_streams()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -355,9 +381,10 @@ def _run(command: click.Command, name: str) -> NoReturn:
     except (Interrupted, KeyboardInterrupt, click.Abort):
         say("mrfast: interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:  # stdout of --json, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _to_null(sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter may end in peace
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,6 +131,42 @@ def test_cat_into_a_closed_pipe_is_silent(shell: Shell) -> None:
     assert process.stderr.read() == b""
     assert process.wait(60) == 0
     process.stderr.close()
+
+
+def test_a_full_standard_output_is_one_line(shell: Shell) -> None:
+    (shell.folder / "mr-out-0").write_bytes(b"key value\n" * 100_000)
+    for arguments in (["cat", "mr-out-0"], ["run", WC, "in.txt", "--json", "-q"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                shell.command("main", *arguments),
+                cwd=shell.folder,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+        said = "mrfast: error: cannot write to the standard output: No space left on device\n"
+        assert (done.returncode, done.stderr.decode()) == (1, said)
+
+
+@pytest.mark.parametrize(
+    "streams", ["2>/dev/full", "2>&-", "<&-", "<&- >&- 2>&-", "2>&1 | true; exit ${PIPESTATUS[0]}"]
+)
+def test_a_job_needs_no_standard_streams(shell: Shell, streams: str) -> None:
+    app = shell.app(
+        "import time\ndef map(n, c):\n  time.sleep(.3)\n  print(n)\n  yield n, 1\ndef reduce(k, v): return 1"
+    )
+    command = f"{shlex.join(shell.command('main', 'run', app, 'in.txt', '-r', '1', '-o', 'out'))} {streams}"
+    assert subprocess.run(["bash", "-c", command], cwd=shell.folder, timeout=60, check=False).returncode == 0
+    assert (shell.folder / "out" / "mr-out-0").read_bytes() == b"in.txt 1\n"
+
+
+def test_data_for_a_closed_standard_output_is_an_error(shell: Shell) -> None:
+    (shell.folder / "mr-out-0").write_bytes(b"key value\n")
+    command = f"{shlex.join(shell.command('main', 'cat', 'mr-out-0'))} >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=shell.folder, capture_output=True, timeout=60, check=False)
+    said = b"mrfast: error: cannot write to the standard output: Bad file descriptor\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_names_that_a_shell_would_split_are_quoted(shell: Shell) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 BARS_AFTER_S = 0.5
@@ -51,14 +52,16 @@ class ProgressView:
             self._draw(status)
         else:
             self._next = now + LINE_EVERY_S
-            print(self._line(status, now), file=self._stream, flush=True)
+            with suppress(OSError):  # nobody reads it any more: no reason to end the job
+                print(self._line(status, now), file=self._stream, flush=True)
 
     def write(self, data: bytes) -> None:
         """Lets what an application printed through, above the bars."""
         text = data.decode("utf-8", "backslashreplace")
         if self._bars is None:
-            self._stream.write(text)
-            self._stream.flush()
+            with suppress(OSError):
+                self._stream.write(text)
+                self._stream.flush()
         else:
             self._bars.console.out(text, end="" if text.endswith("\n") else "\n", highlight=False)
 
