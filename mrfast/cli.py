@@ -371,7 +371,8 @@ def _run(command: click.Command, name: str) -> NoReturn:
         code = 2
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx is not None else name
-        say(f"mrfast: error: {error.format_message()} See: {asked} --help")
+        message = error.format_message()
+        say(f"mrfast: error: {message}{'' if message.endswith(('.', '?')) else '.'} See: {asked} --help")
         code = 2
     except click.ClickException as error:
         say(f"mrfast: error: {error.format_message()}")

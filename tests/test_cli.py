@@ -190,13 +190,13 @@ def test_what_the_app_prints_goes_to_stderr(shell: Shell) -> None:
         (["run"], "Missing argument 'APP'"),
         (["run", WC, "in.txt", "--wrong"], "No such option"),
         (["run", WC, "in.txt", "-r", "0"], "1<=x<=65535"),
-        (["run", WC, "in.txt", "--memory", "much"], "is no size"),
+        (["run", WC, "in.txt", "--memory", "much"], "is no size: write it as 64MiB, 1GiB or 100000. See: mrfast run"),
         (["run", WC, "in.txt", "--store", "ftp://x/y"], "ftp"),
         (["run", WC, "in.txt", "--store", "memory://x"], "memory://"),
         (["run", "absent.py", "in.txt"], "absent.py: no such application file"),
         (["run", ".", "in.txt"], "is a folder"),
         (["cat"], "nothing to print"),
-        (["dance"], "No such command"),
+        (["rum"], "No such command 'rum'. Did you mean 'run'? See: mrfast --help"),
     ],
 )
 def test_wrong_usage_is_exit_2(shell: Shell, arguments: list[str], said: str) -> None:
