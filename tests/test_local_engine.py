@@ -235,3 +235,21 @@ def test_csv_is_split_where_no_quoted_field_forbids_it(
     )
     assert list(dict(result.records()).values()) == ["40"]
     assert (result.totals["maps"] > 1) == is_split
+
+
+@pytest.mark.parametrize("step", ["write_manifest", "publish"])
+def test_a_fault_of_ours_in_the_commit_removes_no_part(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from mrfast.control import commit
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no error of the store's")
+
+    monkeypatch.setattr(commit, step, broken)
+    with pytest.raises(RuntimeError):
+        mrfast.run(map=count_map, reduce=count_reduce, output_url=tmp_path / "out", **options)
+    names = left_over(tmp_path / "store")
+    assert sum("/out/r-" in name for name in names) == options["reduces"]
+    assert not any(name.endswith("failed.json") for name in names)
+    assert left_over(tmp_path / "out") == [commit.CLAIM_KEY]

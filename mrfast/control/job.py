@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrfast.control import commit, splits
-from mrfast.control.explain import difference, explain, unpublished
+from mrfast.control.explain import difference, failed, unpublished
 from mrfast.control.outputs import Outputs, index_at_end
 from mrfast.control.scheduler import IllegalEvent, Scheduler
 from mrfast.control.schema import encode
-from mrfast.errors import AppRefused, JobFailed, MrfastError
+from mrfast.errors import AppRefused, MrfastError
 from mrfast.index import SegmentIndex
 from mrfast.model import (
     AppInfo,
@@ -386,7 +386,7 @@ class JobDriver:
             return
         if scheduler.state == "FAILED":
             assert scheduler.failure is not None
-            self._end_failed(JobFailed(explain(self.spec.job, scheduler.failure)))
+            self._end_failed(failed(self.spec.job, scheduler.failure))
         elif scheduler.phase == "commit":
             self.state = "COMMITTING"
             document = self._document(now)

@@ -45,7 +45,8 @@ def run_local(
             engine.run()
         except BaseException:
             pool.close()
-            _discard(spec, store)
+            if driver.scheduler is None or driver.scheduler.phase != "commit":  # then a manifest may name the parts
+                _discard(spec, store)
             raise
         finally:
             pool.close()
