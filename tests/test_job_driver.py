@@ -157,6 +157,15 @@ def test_a_task_that_fails_too_often_fails_the_job_with_its_story() -> None:
     assert not list(run.output.list("mr-out-"))
 
 
+@pytest.mark.parametrize(("kind", "code"), [("app", 1), ("died", 1), ("input", 1), ("store", 4)])
+def test_the_exit_code_of_a_failed_job_says_whether_the_store_was_why(kind: str, code: int) -> None:
+    run = Run(make_spec(attempts_max=1)).start()
+    task = run.driver.poll("w", 1, 0.0)[0]
+    run.driver.report("w", Failure(task.attempt, kind, "no"), 0.0)
+    assert isinstance(run.driver.error, JobFailed)
+    assert run.driver.error.exit_code == code
+
+
 def test_a_fatal_failure_is_not_tried_again() -> None:
     run = Run(make_spec()).start()
     task = run.driver.poll("w", 1, 0.0)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mrfast.control.records import JobFailure
-from mrfast.errors import MrfastError
+from mrfast.errors import JobFailed, MrfastError, StoreError
 from mrfast.model import AppInfo
 
 
@@ -33,6 +33,14 @@ def explain(job: str, failure: JobFailure) -> str:
         lines.append("  what happened to the task:")
         lines += [f"    {line}" for line in failure.story]
     return "\n".join(lines)
+
+
+def failed(job: str, failure: JobFailure) -> JobFailed:
+    """The error of a job whose task has failed; with the store's exit code, where the store was why."""
+    error = JobFailed(explain(job, failure))
+    if failure.failure is not None and failure.failure.kind == "store":
+        error.exit_code = StoreError.exit_code
+    return error
 
 
 def unpublished(job: str, step: str, error: MrfastError) -> MrfastError:
