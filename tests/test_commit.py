@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -394,6 +395,26 @@ def test_a_failed_job_frees_its_output_and_keeps_its_first_reason() -> None:
     assert commit.write_failure(spec, {"error": "first"}, store, output)
     assert commit.write_failure(spec, {"error": "second"}, store, output)
     assert base.read_json(store, job_key(ONE, "failed.json")) == {"error": "first"}
+    assert contents(output) == {}
+
+
+def test_a_job_that_fails_of_a_full_disk_leaves_room() -> None:
+    inner, output = fresh()
+
+    def full(verb: str, key: str) -> None:
+        if (
+            verb == "put_if_absent"
+            and key.endswith("failed.json")
+            and inter_key(ONE, "m-000000.e1.1") in contents(inner)
+        ):
+            raise StoreError("no space left") from OSError(errno.ENOSPC, "No space left on device")
+
+    store = Watched(inner, full)
+    spec = make_spec(inner)
+    commit.begin(spec, inner, output)
+    inner.put(inter_key(ONE, "m-000000.e1.1"), b"x")
+    assert commit.write_failure(spec, {"error": "full"}, store, output)
+    assert sorted(contents(inner)) == [job_key(ONE, "failed.json"), job_key(ONE, "spec.json")]
     assert contents(output) == {}
 
 

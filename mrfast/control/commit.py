@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from errno import EDQUOT, ENOSPC
 from typing import Any
 
 from mrfast.control.wire import BadFrame, dumps, loads
@@ -256,8 +257,15 @@ def write_failure(spec: JobSpec, document: dict[str, Any], store: Store, output:
     """`failed.json` says why the job failed, and its output is free; False if another coordinator has committed it."""
     if _exists(store, job_key(spec.job, MANIFEST)):
         return False
+    key, data = job_key(spec.job, FAILED), dump_json(document)
     with suppress(AlreadyExists):
-        store.put_if_absent(job_key(spec.job, FAILED), dump_json(document))
+        try:
+            store.put_if_absent(key, data)
+        except StoreError as error:
+            if getattr(error.__cause__, "errno", 0) not in (ENOSPC, EDQUOT):
+                raise
+            clean(spec.job, {"parts": []}, store)  # makes room
+            store.put_if_absent(key, data)
     release(spec, output)
     return True
 
