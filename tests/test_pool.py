@@ -170,6 +170,7 @@ def test_a_deadly_signal_is_reported_by_name_and_the_slot_replaced(bench: Bench,
     assert report.counted
     assert not report.fatal
     assert name in report.message
+    assert report.input == "in.txt"
     assert ("out of memory?" in report.message) == (name == "SIGKILL")
     (bench.folder / "app.py").read_text()
     assert not bench.pool.slots

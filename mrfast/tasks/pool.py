@@ -21,7 +21,7 @@ from ..app import App
 from ..control.schema import decode, encode
 from ..control.wire import error_from_wire
 from ..errors import AppError, MrfastError
-from ..model import AppInfo, Failure, Progress, Segment
+from ..model import AppInfo, Failure, MapTask, Progress, Segment
 from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack, to_document
 
 STDERR_TAIL_BYTES = 4096
@@ -289,7 +289,9 @@ class SlotPool:
         if slot.task is None:
             return []
         message = f"the process that ran the task {how_it_died(status)}{slot.last_words()}"
-        return [Finished(slot, Failure(slot.task.attempt, "died", message))]
+        pieces = slot.task.pieces if isinstance(slot.task, MapTask) else ()
+        only = pieces[0].path if len(pieces) == 1 else ""
+        return [Finished(slot, Failure(slot.task.attempt, "died", message, input=only))]
 
     def close(self) -> None:
         """Ends every slot at once, whatever it is doing."""
