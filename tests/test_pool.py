@@ -180,6 +180,7 @@ def test_a_deadly_signal_is_reported_by_name_and_the_slot_replaced(bench: Bench,
 def test_a_segfault_in_native_code_is_survived(bench: Bench) -> None:
     said = bench.failure_of("import ctypes; ctypes.string_at(0)").message
     assert "SIGSEGV" in said
+    assert said.splitlines()[0].endswith("SIGSEGV")
     assert 'app.py", line 3 in map' in said
     assert "mrfast/tasks" not in said
     assert bench.printed == b""

@@ -137,7 +137,7 @@ class Slot:
 
     def last_words(self) -> str:
         """What the child left behind: where it crashed, and the end of what it printed."""
-        at = f"; most recent call first:\n{self.crashed_at}" if self.crashed_at else ""
+        at = f"\nmost recent call first:\n{self.crashed_at}" if self.crashed_at else ""
         text = self.tail.decode("utf-8", "backslashreplace").strip()
         return f"{at}\nthe last that it printed:\n{text}" if text else at
 
