@@ -153,11 +153,14 @@ def make_spec(
 
     if not inputs:
         raise UsageError("no input: name at least one file, folder, glob or s3:// URL")
-    if not 1 <= reduces <= REDUCES_MAX:
-        raise UsageError(f"{reduces:,} reduces: 1 to {REDUCES_MAX:,} are possible")
-    for name, value in (("split_bytes", split_bytes), ("memory", memory), ("attempts_max", attempts_max)):
+    numbers = {"reduces": reduces, "split_bytes": split_bytes, "memory": memory, "attempts_max": attempts_max}
+    for name, value in numbers.items():
+        if not isinstance(value, int):
+            raise UsageError(f"{name} = {value!r}: an int is needed, as in 64 << 20 for 64 MiB")
         if value < 1:
             raise UsageError(f"{name} = {value}: at least 1 is needed")
+    if reduces > REDUCES_MAX:
+        raise UsageError(f"{reduces:,} reduces: 1 to {REDUCES_MAX:,} are possible")
     opened = open_store(store)
     job_id = new_job_id()
     target = open_store(output_url).url if output_url else f"{opened.url.rstrip('/')}/out/{job_id}"

@@ -111,6 +111,12 @@ def test_an_application_given_twice_or_not_at_all(options: dict[str, Any]) -> No
         mrfast.run(map=ops.lines(), **options)
 
 
+@pytest.mark.parametrize("wrong", [{"reduces": 0}, {"reduces": 70_000}, {"reduces": "4"}, {"memory": "1GiB"}])
+def test_numbers_are_checked(options: dict[str, Any], wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        mrfast.run(map=ops.lines(), reduce=ops.identity(), **options | wrong)
+
+
 def test_nothing_is_printed_unless_asked(options: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     mrfast.run(map=ops.words(letters="ascii"), reduce=ops.sum(), **options)
     assert capfd.readouterr() == ("", "")
