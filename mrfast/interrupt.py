@@ -7,6 +7,7 @@ import selectors
 import signal
 import socket
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -53,6 +54,9 @@ class Interrupts:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
+            shown = b"\x1b[?25h\n" if os.isatty(2) else b""  # the cursor, which bars hide
+            with suppress(OSError):
+                os.write(2, shown + b"mrfast: interrupted; not cleaned up\n")
             os._exit(SECOND_CTRL_C)  # the slots go with their parent
         self.signal = signal.Signals(number)
 

@@ -296,6 +296,21 @@ def test_a_bad_pair_is_named_at_once(shell: Shell, pair: str) -> None:
     assert "4 times" not in said
 
 
+def test_a_second_ctrl_c_ends_at_once_and_says_so() -> None:
+    code = """if True:
+        import selectors, signal
+        from mrfast.interrupt import Interrupts
+        with Interrupts(selectors.DefaultSelector()):
+            signal.raise_signal(signal.SIGINT)
+            print("still here", flush=True)
+            signal.raise_signal(signal.SIGINT)
+            print("and here")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    said = b"mrfast: interrupted; not cleaned up\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"still here\n", said)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_ends_the_job_and_leaves_nothing(shell: Shell, number: signal.Signals, code: int) -> None:
     app = shell.app("import signal\ndef map(n, c):\n  print('in map')\n  signal.pause()\ndef reduce(k, v): pass")
