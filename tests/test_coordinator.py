@@ -20,7 +20,7 @@ from test_job_driver import APP, make_spec
 
 from mrfast.control import coordinator as module
 from mrfast.control import job, messages, outputs, server
-from mrfast.control.coordinator import Coordinator, check_listen
+from mrfast.control.coordinator import Coordinator, check_listen, reached_at
 from mrfast.control.job import JobDriver
 from mrfast.control.rpc import Connection, parse_address
 from mrfast.control.schema import decode
@@ -535,6 +535,11 @@ def test_a_coordinator_without_a_token_does_not_start_off_loopback() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
 def test_on_loopback_none(host: str) -> None:
     check_listen(host, None)
+
+
+def test_workers_are_sent_to_a_name_and_not_to_all_addresses() -> None:
+    assert reached_at("0.0.0.0") == reached_at("::") == socket.gethostname()
+    assert reached_at("172.31.5.21") == "172.31.5.21"
 
 
 def test_where_the_token_comes_from(tmp_path: Path) -> None:

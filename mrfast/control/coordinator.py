@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,11 @@ def check_listen(host: str, token: bytes | None) -> None:
         "needed, the same for the coordinator and its workers:\n"
         "    export MRFAST_TOKEN=$(openssl rand -hex 32)"
     )
+
+
+def reached_at(host: str) -> str:
+    """Where workers find what listens on `host`: one that stands for all of the machine's addresses is none."""
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host
 
 
 class Coordinator:
@@ -87,7 +93,8 @@ class Coordinator:
             while not self._effects_idle() and self.driver.state != "FAILED":
                 await self._wait(TICK_S)  # the output is claimed before anyone is told where to come
             if self.driver.state != "FAILED" and self._signal is None:
-                self._say(f"listening on {host}:{port}; start workers with: mrfast-worker APP {host}:{port}")
+                where = f"{reached_at(host)}:{port}"
+                self._say(f"listening on {host}:{port}; start workers with: mrfast-worker APP {where}")
             await self._serve()
             return 0 if self._signal is None or self.driver.state == "COMMITTED" else STOPPED[self._signal]
         finally:
