@@ -164,6 +164,7 @@ def test_the_exit_code_of_a_failed_job_says_whether_the_store_was_why(kind: str,
     run.driver.report("w", Failure(task.attempt, kind, "no"), 0.0)
     assert isinstance(run.driver.error, JobFailed)
     assert run.driver.error.exit_code == code
+    assert "m-000000 failed once: no" in str(run.driver.error)
 
 
 def test_a_fatal_failure_is_not_tried_again() -> None:

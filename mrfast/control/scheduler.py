@@ -149,7 +149,8 @@ class Scheduler:
             self._fail_task(lease.task, "failed for good", failure, lease.worker)
         elif record.counted >= self.attempts_max:
             worker, first = record.first_counted()
-            self._fail_task(lease.task, f"failed {record.counted} times", first, worker)
+            often = "once" if record.counted == 1 else f"{record.counted} times"
+            self._fail_task(lease.task, f"failed {often}", first, worker)
         return "accepted"
 
     def released(self, attempt: str, now: float) -> str:
