@@ -112,6 +112,7 @@ cdef extern from "_native/sink.h" nogil:
     void mr_sink_free(mr_sink *s)
     int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t len)
     int mr_words_end(mr_sink *s, mr_words *w)
+    void mr_words_leave(mr_words *w)
     void mr_words_free(mr_words *w)
 
 

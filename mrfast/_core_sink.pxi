@@ -189,6 +189,15 @@ cdef class MapSink:
             self._raise(status)
 
     cdef _raise(self, int status):
+        """Raises what a status stands for; the piece is over, and what it had emitted stays."""
+        try:
+            self._raise_status(status)
+        finally:
+            mr_words_leave(&self.words)
+            self.lines.carry.len = self.records.carry.len = 0
+            self.lines.at = self.records.at = 0
+
+    cdef _raise_status(self, int status):
         if status == MR_BAD_LINE:
             what = "a column is missing" if self.fields.reason == MR_NO_COLUMN else "the value column is not a number"
             raise BadInput(f"{self.filename}: line at byte {self.offset + self.lines.at}: {what}; correct the key= and "

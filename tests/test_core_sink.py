@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrfast import core, ops
-from mrfast.errors import BadRecord, BoundPassed
+from mrfast.errors import BadInput, BadRecord, BoundPassed
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 JSON = st.recursive(
@@ -282,3 +282,27 @@ def test_feed_needs_a_native_source() -> None:
         core.MapSink(1).feed(b"a")
     with pytest.raises(ValueError, match="emit its pairs"):
         core.MapSink(1, source=ops.grep(b"a"))
+
+
+def test_nothing_of_a_piece_that_failed_reaches_the_next_one() -> None:
+    words = core.MapSink(1, source=ops.words(letters="ascii", distinct=True), combine=ops.sum())
+    words.begin("a")
+    words.feed(b"tail word ")
+    with pytest.raises(BoundPassed):
+        words.feed(b"x" * ((16 << 20) + 100))
+    words.begin("b")
+    words.feed(b"word more")
+    words.end()
+    assert list(core.read_segment(words.drain().body, "str")) == [("more", 1), ("tail", 1), ("word", 2)]
+
+    fields = core.MapSink(1, source=ops.fields(sep=" ", key=0, value=1), combine=ops.sum())
+    for name in ("a", "b"):
+        fields.begin(name)
+        with pytest.raises(BadInput, match=f"{name}: line at byte 4:"):
+            fields.feed(b"k 1\nbad\nleft 5")
+    records = core.MapSink(1, source=ops.records(size=4, key=(0, 2)))
+    for name, data, at in (("a", b"abcdefghij", 8), ("b", b"abc", 0)):
+        records.begin(name)
+        records.feed(data)
+        with pytest.raises(BadInput, match=f"{name}: the last record, at byte {at},"):
+            records.end()

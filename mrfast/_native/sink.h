@@ -231,12 +231,17 @@ static int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t l
     return mr_buffer_append(&w->carry, block + used + rest, len - used - rest);
 }
 
-static int mr_words_end(mr_sink *s, mr_words *w) {
-    size_t rest;
-    int status = w->carry.len ? mr_words_run(s, w, w->carry.data, w->carry.len, 1, &rest) : MR_OK;
+/* The piece is over: nothing of it may reach the next one, not as a carry and not as a word seen before. */
+static inline void mr_words_leave(mr_words *w) {
     w->carry.len = 0;
     w->wait = 0;
     w->piece++;
+}
+
+static int mr_words_end(mr_sink *s, mr_words *w) {
+    size_t rest;
+    int status = w->carry.len ? mr_words_run(s, w, w->carry.data, w->carry.len, 1, &rest) : MR_OK;
+    mr_words_leave(w);
     return status;
 }
 
