@@ -12,7 +12,7 @@ cdef extern from "locale.h" nogil:
 
 cdef extern from "_native/base.h" nogil:
     enum: MR_OK, MR_NOMEM, MR_KEY_TOO_LONG, MR_VALUE_TOO_LONG, MR_CORRUPT, MR_BAD_LINE, MR_BAD_VALUE
-    enum: MR_TORN_RECORD, MR_NEEDS_PYTHON
+    enum: MR_TORN_RECORD, MR_NEEDS_PYTHON, MR_FULL
     ctypedef struct mr_buffer:
         uint8_t *data
         size_t len
@@ -84,6 +84,11 @@ cdef extern from "_native/fold.h" nogil:
     ctypedef struct mr_partial:
         uint64_t count
         mr_exact sum
+    ctypedef struct mr_cell:
+        uint64_t number
+        uint32_t tag
+    size_t MR_STATE_BYTES_MAX
+    mr_value mr_cell_value(mr_op op, const mr_cell *c, uint8_t *scratch)
     double mr_bits_double(uint64_t bits)
     int mr_state_get(const uint8_t *p, size_t n, char kind, mr_partial *partial)
 
@@ -109,6 +114,7 @@ cdef extern from "_native/sink.h" nogil:
         mr_span *spans
     int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable)
     size_t mr_sink_bytes(const mr_sink *s)
+    mr_sink mr_sink_take(mr_sink *s)
     void mr_sink_free(mr_sink *s)
     int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t len)
     int mr_words_end(mr_sink *s, mr_words *w)
@@ -152,14 +158,17 @@ cdef extern from "_native/fields.h" nogil:
 
 
 cdef extern from "_native/drain.h" nogil:
-    ctypedef struct mr_drained:
-        mr_buffer body
+    size_t MR_NEED_BYTES
+    ctypedef struct mr_drain:
+        uint32_t partitions
         uint64_t *lengths
         uint64_t *counts
         uint64_t *checksums
         uint64_t records
-    int mr_drain(const mr_sink *s, uint32_t partitions, mr_drained *out)
-    void mr_drained_free(mr_drained *d)
+    size_t mr_sink_need(const mr_sink *s, uint32_t partitions)
+    int mr_drain_begin(const mr_sink *s, uint32_t partitions, mr_drain *d)
+    int mr_drain_write(const mr_sink *s, mr_drain *d, mr_buffer *out, size_t limit)
+    void mr_drain_free(mr_drain *d)
 
 
 cdef extern from "_native/sort.h" nogil:
@@ -170,25 +179,43 @@ cdef extern from "_native/sort.h" nogil:
 
 cdef extern from "_native/format.h" nogil:
     ctypedef enum mr_format:
-        MR_TEXT, MR_TSV, MR_RAW
+        MR_TEXT, MR_TSV, MR_RAW, MR_RECORDS
     ctypedef struct mr_escapes:
         pass
     const mr_escapes mr_escape_key, mr_escape_value, mr_escape_tsv
     int mr_put_escaped(mr_buffer *out, const uint8_t *p, size_t n, const mr_escapes *escapes)
 
 
-cdef extern from "_native/group.h" nogil:
+cdef extern from "_native/merge.h" nogil:
     ctypedef struct mr_run:
         const uint8_t *data
         size_t len
+        uint64_t records
         uint64_t order
+        int ordered
+        size_t release_bytes
+    ctypedef struct mr_merge:
         uint64_t records
+    int mr_merge_add(mr_merge *m, const mr_run *run)
+    int mr_merge_begin(mr_merge *m)
+    int mr_merge_write(mr_merge *m, int ordered, mr_buffer *out, size_t limit)
+
+
+cdef extern from "_native/group.h" nogil:
     ctypedef struct mr_grouper:
-        uint64_t records
-        mr_entry *entries
-        size_t at
-        size_t bad
-        double number
+        mr_merge merge
+    int mr_segment_check(const uint8_t *data, size_t len, uint64_t records, uint64_t checksum, size_t *offset,
+                         const char **why)
+    int mr_group_begin(mr_grouper *g)
+    const mr_entry *mr_group_entry(const mr_grouper *g)
+    int mr_group_step(mr_grouper *g)
+    int mr_group_within(const mr_grouper *g, const mr_entry *first)
+    int mr_entry_record(const mr_entry *e, mr_record *r)
+    mr_value mr_record_value(const mr_record *r)
+    void mr_group_free(mr_grouper *g)
+
+
+cdef extern from "_native/reduce.h" nogil:
     ctypedef struct mr_writer:
         mr_op op
         mr_format format
@@ -196,14 +223,11 @@ cdef extern from "_native/group.h" nogil:
         size_t joint_len
         const uint8_t *terminator
         size_t terminator_len
+        size_t limit
         mr_buffer out
         uint64_t lines
-    int mr_segment_check(const uint8_t *data, size_t len, uint64_t records, uint64_t checksum, size_t *offset,
-                         const char **why)
-    int mr_group_add(mr_grouper *g, const mr_run *run)
-    int mr_group_sort(mr_grouper *g)
-    int mr_group_record(const mr_grouper *g, size_t i, mr_record *r)
-    mr_value mr_record_value(const mr_record *r)
-    size_t mr_group_end(const mr_grouper *g, size_t first)
+        mr_entry first
+        mr_cell cell
+        double number
     int mr_group_write(mr_grouper *g, mr_writer *w, int *is_float)
-    void mr_group_free(mr_grouper *g)
+    void mr_writer_free(mr_writer *w)

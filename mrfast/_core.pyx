@@ -3,6 +3,7 @@
 
 import os
 import sys
+from itertools import chain
 
 import orjson
 
@@ -51,7 +52,9 @@ OPS = {
 }
 # These fold values as they come; the other ops need every value, so a sink only collects for them.
 COMBINING = frozenset({"sum", "count", "min", "max", "mean", "first", "index"})
-FORMATS = {"text": MR_TEXT, "tsv": MR_TSV, "raw": MR_RAW}
+# Of these, what was folded twice is folded once more; an index only drops repeats.
+FOLDING = COMBINING - {"index"}
+FORMATS = {"text": MR_TEXT, "tsv": MR_TSV, "raw": MR_RAW, "records": MR_RECORDS}
 TAKES = {
     "sum": "numbers", "mean": "numbers", "min": "numbers, or only str, or only bytes",
     "max": "numbers, or only str, or only bytes", "index": "str values", "concat": "str values", "top": "numbers, or only str, or only bytes",
@@ -114,6 +117,7 @@ cdef class Buffer:
     """Bytes that a kernel made, readable through the buffer protocol without a copy."""
 
     cdef mr_buffer bytes
+    cdef int exports
 
     def __dealloc__(self):
         mr_buffer_free(&self.bytes)
@@ -121,6 +125,10 @@ cdef class Buffer:
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef char *data = <char *>self.bytes.data if self.bytes.data else <char *>""
         PyBuffer_FillInfo(view, self, data, <Py_ssize_t>self.bytes.len, 1, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
 
     def __len__(self):
         return self.bytes.len
@@ -209,18 +217,16 @@ cdef object bad_value(op, key, value):
     return BadRecord(f"ops.{op} takes {TAKES.get(op, 'other values')}; key {key!r:.60} has a value of type {name} ({value!r:.60})")
 
 
-cdef class Drained:
-    """A sink's records as R sorted segments: `body` holds them back to back, the lists say where."""
-
-    cdef readonly Buffer body
-    cdef readonly list lengths
-    cdef readonly list counts
-    cdef readonly list checksums
-    cdef readonly object records
-    cdef readonly object key_kind
-    cdef readonly object combined
+cdef Buffer emptied(Buffer used):
+    """A buffer to write the next piece of output into: the used one, unless somebody still looks at it."""
+    if used is None or used.exports:
+        return Buffer()
+    used.bytes.len = 0
+    return used
 
 
 # The sources and groupers of the core, one idea a file; included, so that they stay one extension.
+include "_core_drain.pxi"
 include "_core_sink.pxi"
+include "_core_values.pxi"
 include "_core_group.pxi"

@@ -1,6 +1,9 @@
 cdef enum Source:
     NO_SOURCE, WORDS, LINES, FIELDS, RECORDS
 
+# A sink looks at its memory once for so many pairs.
+cdef uint64_t EMITS_PER_BOUND = 64
+
 SOURCES = {"words": WORDS, "lines": LINES, "fields": FIELDS, "records": RECORDS}
 
 
@@ -30,7 +33,8 @@ cdef class MapSink:
 
     `source` is a native map op of mrfast.ops for feed(); `combine` a native reduce op. emit() and emit_all() take pairs
     from Python. One thread at a time; feed() and drain() run without the GIL. Memory grows with the distinct keys that
-    are combined and the records that are not (`memory_bytes`).
+    are combined and the records that are not; when it and what a drain takes would pass `memory_bytes`, `spill` is
+    called, which drains the sink and puts the segments somewhere.
     """
 
     cdef mr_sink sink
@@ -47,8 +51,14 @@ cdef class MapSink:
     cdef bytes filename_utf8
     cdef uint64_t offset
     cdef uint64_t drained_records
+    cdef size_t memory  # 0: no bound
+    cdef object spill
 
-    def __cinit__(self, partitions: int, *, source=None, combine=None):
+    def __cinit__(self, partitions: int, *, source=None, combine=None, memory_bytes=None, spill=None):
+        if (memory_bytes is None) != (spill is None):
+            raise ValueError("memory_bytes and spill go together: what is over the bound has to go somewhere")
+        self.memory = 0 if memory_bytes is None else max(1, memory_bytes)
+        self.spill = spill
         if not 1 <= partitions <= 65535:
             raise ValueError(f"partitions={partitions}: choose 1 to 65535")
         self.partitions = partitions
@@ -149,10 +159,20 @@ cdef class MapSink:
         """
         cdef _Input view = _Input(block)
         cdef const uint8_t *p = <const uint8_t *>view.view.buf
-        cdef size_t n = <size_t>view.view.len
-        cdef int status = MR_OK
+        cdef size_t n = <size_t>view.view.len, step
         if self.source == NO_SOURCE:
             raise ValueError("this MapSink has no native source: make it with source=ops.words(...) or another map op")
+        while True:
+            step = n if not self.memory or n < MR_NEED_BYTES else MR_NEED_BYTES
+            self._feed(p, step)
+            p += step
+            n -= step
+            self._bound()
+            if not n:
+                return
+
+    cdef _feed(self, const uint8_t *p, size_t n):
+        cdef int status = MR_OK
         self.claim()
         try:
             with nogil:
@@ -168,6 +188,13 @@ cdef class MapSink:
             self.busy = False
         if status != MR_OK:
             self._raise(status)
+
+    cdef int _bound(self) except -1:
+        """Spills when the sink could not take much more within its bound."""
+        if self.memory and mr_sink_need(&self.sink, self.partitions) + mr_table_bytes(&self.words.seen) > self.memory:
+            if self.sink.log_records or self.sink.table.count:
+                self.spill()
+        return 0
 
     def end(self):
         """Ends the piece: what the last block left open (a word, a line without its LF) is emitted."""
@@ -295,6 +322,7 @@ cdef class MapSink:
     def emit(self, key, value):
         """Takes one pair. Raises BadRecord for a key or value that cannot be a record, BoundPassed for one too long."""
         self._add(key, value)
+        self._bound()
 
     def emit_all(self, pairs) -> int:
         """Takes every (key, value) pair of an iterable and gives their number: the fast way in from Python.
@@ -319,34 +347,25 @@ cdef class MapSink:
                     raise BadRecord(f"map emitted {pair!r:.60}, which is no (key, value) pair; yield key, value")
                 self._add(pair[0], pair[1])
             n += 1
+            if n % EMITS_PER_BOUND == 0:
+                self._bound()
+        self._bound()
         return n
 
     def drain(self) -> Drained:
         """Empties the sink into R sorted segments; it can then be used again. O(n log n) at worst, without the GIL."""
-        cdef mr_drained out
-        cdef int status
         cdef Drained drained = Drained()
-        cdef Buffer body = Buffer()
-        cdef uint32_t i
-        memset(&out, 0, sizeof(out))
+        cdef int status
         self.claim()
         try:
             with nogil:
-                status = mr_drain(&self.sink, self.partitions, &out)
-            if status == MR_OK:
-                drained.lengths = [out.lengths[i] for i in range(self.partitions)]
-                drained.counts = [out.counts[i] for i in range(self.partitions)]
-                drained.checksums = [out.checksums[i] for i in range(self.partitions)]
-                drained.records = out.records
-                body.bytes = out.body
-                memset(&out.body, 0, sizeof(out.body))
-                mr_sink_free(&self.sink)
-            mr_drained_free(&out)
+                status = mr_drain_begin(&self.sink, self.partitions, &drained.drain)
         finally:
             self.busy = False
         check(status)
-        self.drained_records += <uint64_t>drained.records
-        drained.body = body
+        drained.sink = mr_sink_take(&self.sink)
+        drained.records = drained.drain.records
         drained.key_kind = self.key_kind
         drained.combined = self.combine_name
+        self.drained_records += drained.drain.records
         return drained

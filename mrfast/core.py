@@ -37,8 +37,12 @@ environment forces one. All give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 from mrfast._core import (
     COMBINING,
+    FOLDING,
     SIMD,
     SIMD_LEVELS,
     UNICODE_VERSION,
@@ -59,6 +63,7 @@ from mrfast.index import TRAILER_MAGIC, SegmentIndex, read_index
 
 __all__ = [
     "COMBINING",
+    "FOLDING",
     "SIMD",
     "SIMD_LEVELS",
     "UNICODE_VERSION",
@@ -67,11 +72,13 @@ __all__ = [
     "Grouper",
     "MapSink",
     "SegmentIndex",
+    "Segments",
     "escape_key",
     "escape_value",
     "lower",
     "map_object",
     "object_header",
+    "object_tail",
     "partition",
     "read_index",
     "read_segment",
@@ -79,6 +86,22 @@ __all__ = [
     "tokens",
     "xxh3_64",
 ]
+
+
+class Segments(Protocol):
+    """R segments, as a sink drained them or as spilled runs were merged."""
+
+    @property
+    def key_kind(self) -> str | None: ...
+    @property
+    def lengths(self) -> list[int]: ...
+    @property
+    def counts(self) -> list[int]: ...
+    @property
+    def checksums(self) -> list[int]: ...
+    @property
+    def records(self) -> int: ...
+    def chunks(self) -> Iterator[Buffer]: ...
 
 
 def object_header(job: str, attempt: str) -> bytes:
@@ -89,14 +112,19 @@ def object_header(job: str, attempt: str) -> bytes:
 def map_object(drained: Drained, job: str, attempt: str) -> tuple[list[bytes | Buffer], bytes, int]:
     """The map object of drained segments: its buffers in order, its packed index, its size in bytes."""
     header = object_header(job, attempt)
-    index = SegmentIndex(
-        drained.lengths,
-        drained.counts,
-        drained.checksums,
-        key_kind=drained.key_kind,
-        base=len(header),
-        combine=drained.combined or "",
-    ).pack()
-    trailer = len(index).to_bytes(4, "little") + TRAILER_MAGIC
+    index, trailer = object_tail(drained, len(header), drained.combined)
     buffers: list[bytes | Buffer] = [header, drained.body, index, trailer]
     return buffers, index, sum(len(buffer) for buffer in buffers)
+
+
+def object_tail(segments: Segments, base: int, combine: str | None) -> tuple[bytes, bytes]:
+    """The packed index and the trailer of a map object whose first segment begins at offset `base`."""
+    index = SegmentIndex(
+        segments.lengths,
+        segments.counts,
+        segments.checksums,
+        key_kind=segments.key_kind,
+        base=base,
+        combine=combine or "",
+    ).pack()
+    return index, len(index).to_bytes(4, "little") + TRAILER_MAGIC

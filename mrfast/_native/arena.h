@@ -42,6 +42,20 @@ static inline uint8_t *mr_arena_take(mr_arena *a, size_t n, int aligned) {
     return at;
 }
 
+/* Forgets what was taken; the newest chunk is kept for what comes. */
+static inline void mr_arena_reset(mr_arena *a) {
+    mr_chunk *newest = a->chunk;
+    if (!newest) return;
+    for (mr_chunk *chunk = newest->previous; chunk;) {
+        mr_chunk *previous = chunk->previous;
+        free(chunk);
+        chunk = previous;
+    }
+    newest->previous = NULL;
+    a->total_bytes = newest->size;
+    a->next = (uint8_t *)(newest + 1);
+}
+
 static inline void mr_arena_free(mr_arena *a) {
     for (mr_chunk *chunk = a->chunk; chunk;) {
         mr_chunk *previous = chunk->previous;

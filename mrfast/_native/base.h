@@ -22,6 +22,7 @@ typedef enum {
     MR_BAD_VALUE = -6,
     MR_TORN_RECORD = -7,
     MR_NEEDS_PYTHON = 1, /* one group is beyond the native path: its twin in Python takes it */
+    MR_FULL = 2,         /* the output has reached its limit: take it, then go on */
 } mr_status;
 
 /* DESIGN.md, section 5: a key or value over its bound is an error, never a cast. */
@@ -55,13 +56,16 @@ MR_INLINE uint32_t mr_load32(const void *p) {
 
 MR_INLINE void mr_store64(void *p, uint64_t v) { memcpy(p, &v, 8); }
 
-/* The first eight bytes as a big-endian integer, zero-padded: integers compare as the bytes do. */
+/* The first eight bytes as a big-endian integer, zero-padded: integers compare as the bytes do. Shorter keys are read by
+ * loads that overlap: a memcpy of some length would be a call. */
 MR_INLINE uint64_t mr_prefix(const uint8_t *key, size_t len) {
     uint64_t v = 0;
-    if (MR_LIKELY(len >= 8)) {
+    if (len >= 8) {
         v = mr_load64(key);
-    } else {
-        memcpy(&v, key, len);
+    } else if (len >= 4) {
+        v = mr_load32(key) | (uint64_t)mr_load32(key + len - 4) << (8 * (len - 4));
+    } else if (len) {
+        v = key[0] | (uint64_t)key[len / 2] << (8 * (len / 2)) | (uint64_t)key[len - 1] << (8 * (len - 1));
     }
     return __builtin_bswap64(v);
 }

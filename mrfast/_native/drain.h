@@ -1,123 +1,188 @@
-/* A sink's records as R segments: partitioned by xxh3, each sorted by key, equal keys in emit order. */
+/* A sink's records as R segments: partitioned by xxh3, each sorted by key, equal keys in emit order.
+ *
+ * The segments come out in pieces of about a limit, so that what is written needs no second copy in memory. */
 #ifndef MRFAST_DRAIN_H
 #define MRFAST_DRAIN_H
 
 #include "sink.h"
 #include "sort.h"
 
+#define MR_PARTITIONS_MAX 65535
+
 typedef struct {
-    mr_buffer body;      /* the R segments back to back */
-    uint64_t *lengths;   /* R of each, freed by the owner */
+    uint32_t partitions;
+    uint64_t *lengths; /* R of each */
     uint64_t *counts;
     uint64_t *checksums; /* xxh3 of each segment */
     uint64_t records;
-} mr_drained;
+    mr_entry *entries; /* all records, by partition */
+    mr_entry *scratch; /* room for the largest partition */
+    uint32_t partition;
+    size_t at, end;   /* entries of this partition that are not written yet */
+    mr_digest digest; /* of this segment's bytes that were handed out */
+} mr_drain;
 
-static inline void mr_drained_free(mr_drained *d) {
-    mr_buffer_free(&d->body);
+static inline void mr_drain_free(mr_drain *d) {
     free(d->lengths);
     free(d->counts);
     free(d->checksums);
+    free(d->entries);
+    free(d->scratch);
     memset(d, 0, sizeof *d);
 }
 
 /* Table slots that hold records of their own: with MR_OP_INDEX they only remember what the log has. */
 MR_INLINE size_t mr_sink_table_records(const mr_sink *s) {
-    return s->combine == MR_OP_INDEX || s->combine == MR_OP_NONE ? 0
-                                                                          : s->table.count - (size_t)s->logged_keys;
+    if (s->combine == MR_OP_INDEX || s->combine == MR_OP_NONE) return 0;
+    return s->table.count - (size_t)s->logged_keys;
+}
+
+/* How many keys or bytes may come before the next look at what a sink needs. */
+#define MR_NEED_KEYS ((size_t)1 << 15)
+#define MR_NEED_BYTES ((size_t)1 << 16)
+
+/* The memory that a sink needs to take MR_NEED_KEYS or MR_NEED_BYTES more and be drained: what it holds, the old and the
+ * new place of what would grow, and the drain's entries (R partitions are taken to be of about the same size). */
+static size_t mr_sink_need(const mr_sink *s, uint32_t partitions) {
+    size_t need = mr_sink_bytes(s), records = mr_sink_table_records(s) + (size_t)s->log_records;
+    if (s->table.count + MR_NEED_KEYS > s->table.capacity / 8 * 5) need += 2 * s->table.capacity * sizeof(mr_slot);
+    if (s->log.len + MR_NEED_BYTES > s->log.cap) need += s->log.cap / 2;
+    return need + records * (sizeof(mr_entry) + sizeof(uint16_t) + sizeof(mr_entry) / partitions);
 }
 
 /* entry.ref of a record in the log; others are 1 + the slot's index. */
 #define MR_FROM_LOG 0U
 
-/* Fills entries (table first, then the log in emit order) and each one's partition. */
-static int mr_drain_entries(const mr_sink *s, uint32_t partitions, mr_entry *entries, uint32_t *part) {
-    size_t n = 0;
-    if (mr_sink_table_records(s)) {
-        if (s->table.capacity > UINT32_MAX - 1) return MR_NOMEM;
-        for (size_t i = 0; i < s->table.capacity; i++) {
-            const mr_slot *slot = &s->table.slots[i];
-            if (!slot->tag || slot->tag == MR_LOGGED) continue;
-            const uint8_t *key = mr_slot_key(slot);
-            entries[n] = (mr_entry){mr_prefix(key, slot->len), key, slot->len, (uint32_t)i + 1};
-            part[n++] = (uint32_t)(mr_xxh3_64(key, slot->len) % partitions);
-        }
+/* A walk over a sink's records: the table's first, then the log in emit order. */
+typedef struct {
+    size_t slot, slots;
+    const uint8_t *log, *log_end;
+} mr_walk;
+
+MR_INLINE mr_walk mr_walk_begin(const mr_sink *s) {
+    return (mr_walk){0, mr_sink_table_records(s) ? s->table.capacity : 0, s->log.data, s->log.data + s->log.len};
+}
+
+/* 1 with the next record's entry (its prefix is not set), 0 at the end, or a status below 0. */
+MR_INLINE int mr_walk_next(const mr_sink *s, mr_walk *w, mr_entry *e) {
+    while (w->slot < w->slots) {
+        const mr_slot *slot = &s->table.slots[w->slot++];
+        if (!slot->tag || slot->tag == MR_LOGGED) continue;
+        *e = (mr_entry){0, mr_slot_key(slot), slot->len, (uint32_t)w->slot};
+        return 1;
     }
-    const uint8_t *p = s->log.data, *end = p + s->log.len;
+    if (w->log == w->log_end) return 0;
     mr_record r;
-    for (; p < end; p = r.end) {
-        MR_TRY(mr_get_record(p, end, &r));
-        entries[n] = (mr_entry){mr_prefix(r.key, r.key_len), r.key, r.key_len, MR_FROM_LOG};
-        part[n++] = (uint32_t)(mr_xxh3_64(r.key, r.key_len) % partitions);
+    int status = mr_get_record(w->log, w->log_end, &r);
+    if (status != MR_OK) return status;
+    w->log = r.end;
+    *e = (mr_entry){0, r.key, r.key_len, MR_FROM_LOG};
+    return 1;
+}
+
+static int mr_drain_count(const mr_sink *s, mr_drain *d, uint16_t *part) {
+    mr_walk walk = mr_walk_begin(s);
+    mr_entry e;
+    int found;
+    for (size_t n = 0; (found = mr_walk_next(s, &walk, &e)) > 0; n++) {
+        part[n] = d->partitions > 1 ? (uint16_t)(mr_xxh3_64(e.key, e.key_len) % d->partitions) : 0;
+        d->counts[part[n]]++;
     }
+    return found;
+}
+
+static int mr_drain_place(const mr_sink *s, mr_drain *d, const uint16_t *part) {
+    mr_walk walk = mr_walk_begin(s);
+    mr_entry e;
+    int found;
+    size_t *next = (size_t *)malloc(d->partitions * sizeof *next);
+    if (!next) return MR_NOMEM;
+    for (uint32_t p = 0; p < d->partitions; p++) next[p] = p ? next[p - 1] + (size_t)d->counts[p - 1] : 0;
+    for (size_t n = 0; (found = mr_walk_next(s, &walk, &e)) > 0; n++) {
+        e.prefix = mr_prefix(e.key, e.key_len);
+        d->entries[next[part[n]]++] = e;
+    }
+    free(next);
+    return found;
+}
+
+/* Sets `d` up (freed by the caller whatever the status); the sink must not change until the drain is over. */
+static int mr_drain_begin(const mr_sink *s, uint32_t partitions, mr_drain *d) {
+    size_t n = mr_sink_table_records(s) + (size_t)s->log_records, largest = 0;
+    memset(d, 0, sizeof *d);
+    if (s->table.capacity > UINT32_MAX - 1) return MR_NOMEM;
+    d->partitions = partitions;
+    d->records = n;
+    d->lengths = (uint64_t *)calloc(partitions, sizeof(uint64_t));
+    d->counts = (uint64_t *)calloc(partitions, sizeof(uint64_t));
+    d->checksums = (uint64_t *)calloc(partitions, sizeof(uint64_t));
+    d->entries = (mr_entry *)malloc((n + 1) * sizeof *d->entries);
+    uint16_t *part = (uint16_t *)malloc((n + 1) * sizeof *part);
+    int status = d->lengths && d->counts && d->checksums && d->entries && part ? MR_OK : MR_NOMEM;
+    if (status == MR_OK) status = mr_drain_count(s, d, part);
+    if (status == MR_OK) status = mr_drain_place(s, d, part);
+    free(part);
+    MR_TRY(status);
+    for (uint32_t p = 0; p < partitions; p++) largest = d->counts[p] > largest ? (size_t)d->counts[p] : largest;
+    d->scratch = (mr_entry *)malloc((largest + 1) * sizeof *d->scratch);
+    if (!d->scratch) return MR_NOMEM;
+    d->end = (size_t)d->counts[0];
+    mr_sort(d->entries, d->scratch, d->end);
     return MR_OK;
 }
 
-static size_t mr_varint_len(uint64_t v) {
-    size_t n = 1;
-    for (; v >= 0x80; v >>= 7) n++;
-    return n;
-}
-
-/* Appends the record that an entry stands for to the body. */
-static int mr_drain_record(const mr_sink *s, const mr_entry *e, const uint8_t *log_end, mr_buffer *body) {
+/* Appends the record that an entry stands for. */
+static int mr_drain_record(const mr_sink *s, const mr_entry *e, const uint8_t *log_end, mr_buffer *out) {
     if (e->ref == MR_FROM_LOG) {
         const uint8_t *start = e->key - mr_varint_len(e->key_len);
         mr_record r;
         MR_TRY(mr_get_record(start, log_end, &r));
-        return mr_buffer_append(body, start, (size_t)(r.end - start));
+        return mr_buffer_append(out, start, (size_t)(r.end - start));
     }
     uint8_t scratch[MR_STATE_BYTES_MAX];
     const mr_slot *slot = &s->table.slots[e->ref - 1];
     mr_cell cell = {.number = slot->number, .tag = slot->tag};
     mr_value v = mr_cell_value(s->combine, &cell, scratch);
-    MR_TRY(mr_buffer_reserve(body, mr_record_bound(e->key_len, v.len)));
-    body->len = (size_t)(mr_put_record(body->data + body->len, e->key, e->key_len, &v) - body->data);
+    MR_TRY(mr_buffer_reserve(out, mr_record_bound(e->key_len, v.len)));
+    out->len = (size_t)(mr_put_record(out->data + out->len, e->key, e->key_len, &v) - out->data);
     return MR_OK;
 }
 
-static int mr_drain_segments(const mr_sink *s, uint32_t partitions, mr_entry *entries, mr_entry *scratch,
-                             mr_drained *out) {
+/* Sorting leaves records all over the sink: their lines are asked for so many records ahead. */
+#define MR_DRAIN_AHEAD 12
+
+MR_INLINE void mr_drain_prefetch(const mr_sink *s, const mr_drain *d) {
+    if (d->at + MR_DRAIN_AHEAD >= d->end) return;
+    const mr_entry *e = &d->entries[d->at + MR_DRAIN_AHEAD];
+    if (e->ref == MR_FROM_LOG) {
+        __builtin_prefetch(e->key);
+        __builtin_prefetch(e->key + 64);
+    } else {
+        __builtin_prefetch(&s->table.slots[e->ref - 1]);
+    }
+}
+
+/* Appends records to `out` until it holds `limit` bytes (MR_FULL: take them and call again) or all are written. */
+static int mr_drain_write(const mr_sink *s, mr_drain *d, mr_buffer *out, size_t limit) {
     const uint8_t *log_end = s->log.data + s->log.len;
-    size_t at = 0;
-    MR_TRY(mr_buffer_reserve(&out->body, s->log.len + mr_sink_table_records(s) * 12));
-    for (uint32_t p = 0; p < partitions; p++) {
-        size_t n = (size_t)out->counts[p], start = out->body.len;
-        mr_sort(entries + at, scratch, n);
-        for (size_t i = at; i < at + n; i++) MR_TRY(mr_drain_record(s, &entries[i], log_end, &out->body));
-        at += n;
-        out->lengths[p] = out->body.len - start;
-        out->checksums[p] = n ? mr_xxh3_64(out->body.data + start, out->body.len - start) : 0;
+    size_t start = out->len; /* of this segment's bytes in `out` */
+    while (d->partition < d->partitions) {
+        for (; d->at < d->end && out->len < limit; d->at++) {
+            mr_drain_prefetch(s, d);
+            MR_TRY(mr_drain_record(s, &d->entries[d->at], log_end, out));
+        }
+        mr_digest_update(&d->digest, out->data + start, out->len - start);
+        start = out->len;
+        if (d->at < d->end) return MR_FULL;
+        uint32_t p = d->partition++;
+        d->lengths[p] = d->digest.total;
+        d->checksums[p] = d->counts[p] ? mr_digest_value(&d->digest) : 0;
+        memset(&d->digest, 0, sizeof d->digest);
+        if (d->partition == d->partitions) break;
+        d->end += (size_t)d->counts[d->partition];
+        mr_sort(d->entries + d->at, d->scratch, d->end - d->at);
     }
     return MR_OK;
-}
-
-/* Drains the sink into `out` (zero-initialised; freed by the caller whatever the status). The sink is not changed. */
-static int mr_drain(const mr_sink *s, uint32_t partitions, mr_drained *out) {
-    size_t n = mr_sink_table_records(s) + (size_t)s->log_records;
-    out->records = n;
-    out->lengths = (uint64_t *)calloc(partitions, sizeof(uint64_t));
-    out->counts = (uint64_t *)calloc(partitions, sizeof(uint64_t));
-    out->checksums = (uint64_t *)calloc(partitions, sizeof(uint64_t));
-    mr_entry *entries = (mr_entry *)malloc((n + 1) * sizeof *entries);
-    mr_entry *placed = (mr_entry *)malloc((n + 1) * sizeof *placed);
-    uint32_t *part = (uint32_t *)malloc((n + 1) * sizeof *part);
-    uint64_t *next = (uint64_t *)calloc(partitions, sizeof *next);
-    int status = MR_NOMEM;
-    if (out->lengths && out->counts && out->checksums && entries && placed && part && next) {
-        status = mr_drain_entries(s, partitions, entries, part);
-    }
-    if (status == MR_OK) {
-        for (size_t i = 0; i < n; i++) out->counts[part[i]]++;
-        for (uint32_t p = 1; p < partitions; p++) next[p] = next[p - 1] + out->counts[p - 1];
-        for (size_t i = 0; i < n; i++) placed[next[part[i]]++] = entries[i];
-        status = mr_drain_segments(s, partitions, placed, entries, out);
-    }
-    free(entries);
-    free(placed);
-    free(part);
-    free(next);
-    return status;
 }
 
 #endif

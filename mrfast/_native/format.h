@@ -4,7 +4,7 @@
 
 #include "record.h"
 
-typedef enum { MR_TEXT = 0, MR_TSV = 1, MR_RAW = 2 } mr_format;
+typedef enum { MR_TEXT = 0, MR_TSV = 1, MR_RAW = 2, MR_RECORDS = 3 } mr_format;
 
 /* What follows the backslash for a byte that a field may not hold as it is; 0 for all others. */
 typedef struct {
@@ -17,6 +17,7 @@ static const mr_escapes mr_escape_tsv = {.letter = {['\\'] = '\\', ['\t'] = 't',
 static const mr_escapes mr_escape_none = {.letter = {0}};
 
 static int mr_put_escaped(mr_buffer *out, const uint8_t *p, size_t n, const mr_escapes *escapes) {
+    if (escapes == &mr_escape_none) return mr_buffer_append(out, p, n);
     size_t room;
     if (__builtin_mul_overflow(n, (size_t)2, &room)) return MR_NOMEM;
     MR_TRY(mr_buffer_reserve(out, room));

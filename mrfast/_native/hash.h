@@ -103,19 +103,26 @@ MR_INLINE void mr_xxh3_stripe(uint64_t *restrict acc, const uint8_t *restrict p,
     }
 }
 
-static uint64_t mr_xxh3_long(const uint8_t *p, size_t n) {
-    uint64_t acc[8] = {MR_P32_3, MR_P64_1, MR_P64_2, MR_P64_3, MR_P64_4, MR_P32_2, MR_P64_5, MR_P32_1};
-    const size_t stripes = (192 - 64) / 8, block = stripes * 64;
-    size_t blocks = (n - 1) / block;
-    for (size_t b = 0; b < blocks; b++) {
-        for (size_t s = 0; s < stripes; s++) mr_xxh3_stripe(acc, p + b * block + s * 64, mr_xxh3_secret + 8 * s);
+#define MR_XXH3_STRIPE 64
+#define MR_XXH3_STRIPES 16 /* a block: the secret has room for so many, then the lanes are scrambled */
+
+#define MR_XXH3_LANES {MR_P32_3, MR_P64_1, MR_P64_2, MR_P64_3, MR_P64_4, MR_P32_2, MR_P64_5, MR_P32_1}
+
+/* Takes whole stripes; `stripe` is how many of the current block are done. Bytes must follow the last of them. */
+static unsigned mr_xxh3_consume(uint64_t acc[8], unsigned stripe, const uint8_t *p, size_t stripes) {
+    for (; stripes; stripes--, p += MR_XXH3_STRIPE) {
+        mr_xxh3_stripe(acc, p, mr_xxh3_secret + 8 * stripe);
+        if (++stripe < MR_XXH3_STRIPES) continue;
         for (size_t i = 0; i < 8; i++) {
             acc[i] = (acc[i] ^ (acc[i] >> 47) ^ mr_secret(192 - 64 + 8 * i)) * MR_P32_1;
         }
+        stripe = 0;
     }
-    size_t rest = ((n - 1) - block * blocks) / 64;
-    for (size_t s = 0; s < rest; s++) mr_xxh3_stripe(acc, p + blocks * block + s * 64, mr_xxh3_secret + 8 * s);
-    mr_xxh3_stripe(acc, p + n - 64, mr_xxh3_secret + 192 - 64 - 7);
+    return stripe;
+}
+
+static uint64_t mr_xxh3_finish(uint64_t acc[8], const uint8_t *last_stripe, uint64_t n) {
+    mr_xxh3_stripe(acc, last_stripe, mr_xxh3_secret + 192 - 64 - 7);
     uint64_t h = n * MR_P64_1;
     for (size_t i = 0; i < 4; i++) {
         h += mr_mul_fold(acc[2 * i] ^ mr_secret(11 + 16 * i), acc[2 * i + 1] ^ mr_secret(11 + 16 * i + 8));
@@ -123,10 +130,65 @@ static uint64_t mr_xxh3_long(const uint8_t *p, size_t n) {
     return mr_xxh3_avalanche(h);
 }
 
+static uint64_t mr_xxh3_long(const uint8_t *p, size_t n) {
+    uint64_t acc[8] = MR_XXH3_LANES;
+    mr_xxh3_consume(acc, 0, p, (n - 1) / MR_XXH3_STRIPE);
+    return mr_xxh3_finish(acc, p + n - MR_XXH3_STRIPE, n);
+}
+
 static inline uint64_t mr_xxh3_64(const uint8_t *p, size_t n) {
     if (n <= 16) return mr_xxh3_upto16(p, n);
     if (n <= 240) return mr_xxh3_upto240(p, n);
     return mr_xxh3_long(p, n);
+}
+
+/* The same digest of bytes that come in pieces; zero-initialised is one of no bytes yet. */
+typedef struct {
+    uint64_t acc[8];
+    uint64_t total;
+    unsigned stripe;
+    size_t held_len;
+    uint8_t last[MR_XXH3_STRIPE]; /* the bytes before those held, once any were consumed */
+    uint8_t held[4 * MR_XXH3_STRIPE];
+} mr_digest;
+
+static void mr_digest_update(mr_digest *d, const uint8_t *p, size_t n) {
+    static const uint64_t lanes[8] = MR_XXH3_LANES;
+    if (!d->total) memcpy(d->acc, lanes, sizeof lanes);
+    d->total += n;
+    size_t room = sizeof d->held - d->held_len;
+    if (n <= room) {
+        if (n) memcpy(d->held + d->held_len, p, n);
+        d->held_len += n;
+        return;
+    }
+    memcpy(d->held + d->held_len, p, room);
+    d->stripe = mr_xxh3_consume(d->acc, d->stripe, d->held, sizeof d->held / MR_XXH3_STRIPE);
+    const uint8_t *before = d->held + sizeof d->held - MR_XXH3_STRIPE;
+    p += room;
+    n -= room;
+    size_t stripes = (n - 1) / MR_XXH3_STRIPE;
+    if (stripes) {
+        d->stripe = mr_xxh3_consume(d->acc, d->stripe, p, stripes);
+        p += stripes * MR_XXH3_STRIPE;
+        n -= stripes * MR_XXH3_STRIPE;
+        before = p - MR_XXH3_STRIPE;
+    }
+    memcpy(d->last, before, MR_XXH3_STRIPE);
+    memcpy(d->held, p, n);
+    d->held_len = n;
+}
+
+static uint64_t mr_digest_value(const mr_digest *d) {
+    if (d->total <= sizeof d->held) return mr_xxh3_64(d->held, d->held_len);
+    uint64_t acc[8];
+    uint8_t end[MR_XXH3_STRIPE];
+    size_t n = d->held_len, fresh = n < sizeof end ? n : sizeof end;
+    memcpy(acc, d->acc, sizeof acc);
+    mr_xxh3_consume(acc, d->stripe, d->held, (n - 1) / MR_XXH3_STRIPE);
+    memcpy(end, d->last + fresh, sizeof end - fresh);
+    memcpy(end + sizeof end - fresh, d->held + n - fresh, fresh);
+    return mr_xxh3_finish(acc, end, d->total);
 }
 
 /* The combiner table's hash: seeded per process against flooding, one multiply for a key held in two words. */

@@ -50,6 +50,12 @@ MR_INLINE uint8_t *mr_put_varint(uint8_t *p, uint64_t v) {
     return p;
 }
 
+MR_INLINE size_t mr_varint_len(uint64_t v) {
+    size_t n = 1;
+    for (; v >= 0x80; v >>= 7) n++;
+    return n;
+}
+
 /* NULL when the varint is cut off, over 64 bits or not in its shortest form: a key's length tells where its record
  * starts. */
 MR_INLINE const uint8_t *mr_get_varint(const uint8_t *p, const uint8_t *end, uint64_t *v) {

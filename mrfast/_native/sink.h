@@ -26,6 +26,16 @@ static inline size_t mr_sink_bytes(const mr_sink *s) {
     return mr_table_bytes(&s->table) + s->cells.total_bytes + s->log.cap;
 }
 
+/* All that the sink holds; it is empty then, and goes on. */
+static inline mr_sink mr_sink_take(mr_sink *s) {
+    mr_sink taken = *s;
+    memset(s, 0, sizeof *s);
+    s->combine = taken.combine;
+    s->records_in = taken.records_in;
+    memcpy(s->table.seed, taken.table.seed, sizeof s->table.seed);
+    return taken;
+}
+
 static int mr_sink_log(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v) {
     MR_TRY(mr_buffer_reserve(&s->log, mr_record_bound(key_len, v->len)));
     s->log.len = (size_t)(mr_put_record(s->log.data + s->log.len, key, key_len, v) - s->log.data);

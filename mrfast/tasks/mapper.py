@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import xxhash
-
 from mrfast import ops, storage
 from mrfast.app import App
 from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.reader import PieceReader
+from mrfast.tasks.upload import upload
 
 if TYPE_CHECKING:
+    from mrfast.core import Segments
     from mrfast.storage.base import Store
 
 # The part of --memory that pairs waiting for a Python combine may take before it runs.
 COMBINE_MEMORY_SHARE = 4
+# A core that spilled more often than this would make more files than progress.
+CORE_MEMORY_BYTES_MIN = 4 << 20
 
 Stores = Callable[[str], "Store"]
 Report = Callable[[Progress], None]
@@ -42,6 +44,7 @@ def pairs_of(key: Any, result: Any) -> Iterable[tuple[Any, Any]]:
 class _MapAttempt:
     def __init__(self, app: App, task: MapTask, progress: Report, stores: Stores):
         from mrfast import core
+        from mrfast.tasks.spill import SpilledSegments
 
         self.path = ""
         self.note = ""
@@ -55,12 +58,23 @@ class _MapAttempt:
         self._bytes_total = sum(piece.length for piece in task.pieces)
         op = app.native_map
         self._source = None if isinstance(op, ops.Grep) else op
-        self._final = core.MapSink(task.reduces, source=self._source, combine=app.native_combine)
-        self._sink = self._final
-        if app.python_combine is not None:
-            # One partition is enough here: the combine's own pairs are partitioned when they are emitted.
-            self._final = core.MapSink(task.reduces)
-            self._sink = core.MapSink(1, source=self._source)
+        memory_bytes = max(task.memory_bytes, CORE_MEMORY_BYTES_MIN)
+        combine = app.native_combine if app.python_combine is None else None
+        self._combine_name = combine.kind if combine is not None and combine.kind in core.COMBINING else None
+        self._spilled = SpilledSegments(task.reduces, combine, memory_bytes)
+
+        def spill() -> None:
+            self._spilled.add(self._final.drain())
+
+        bound: dict[str, Any] = {"memory_bytes": memory_bytes, "spill": spill}
+        if app.python_combine is None:
+            self._final = self._sink = core.MapSink(task.reduces, source=self._source, combine=combine, **bound)
+        else:
+            # One partition is enough for what waits for the combine: its own pairs are partitioned when they come.
+            bound["memory_bytes"] = memory_bytes - memory_bytes // COMBINE_MEMORY_SHARE
+            self._final = core.MapSink(task.reduces, **bound)
+            waiting_bytes = memory_bytes // COMBINE_MEMORY_SHARE
+            self._sink = core.MapSink(1, source=self._source, memory_bytes=waiting_bytes, spill=self._combine)
 
     def offset(self) -> int | None:
         """Where the record that the application was working on starts, if one record was all that it had."""
@@ -93,7 +107,6 @@ class _MapAttempt:
         self._sink.begin(self.path, reader.bounds()[0])
         for block in reader.blocks():
             self._sink.feed(block)
-            self._combine_if_large()
         self._sink.end()
 
     def _grep(self, reader: PieceReader, op: ops.Grep) -> None:
@@ -101,7 +114,6 @@ class _MapAttempt:
 
         for pairs in grep_pairs(op, self.path, reader.line_blocks()):
             self._sink.emit_all(pairs)
-            self._combine_if_large()
 
     def _call(self, reader: PieceReader) -> None:
         """The application's map, once for the object, or for each block, line or record."""
@@ -109,15 +121,10 @@ class _MapAttempt:
         emit_all = self._sink.emit_all
         if self._app.cut.kind == "file":
             emit_all(function(self.path, reader.whole()))
-            self._combine_if_large()
             return
         self._located = True
-        before = -1
         for contents in self._contents(reader):
             emit_all(function(self.path, contents))
-            if self._bytes_done != before:  # once a block, not once a line
-                before = self._bytes_done
-                self._combine_if_large()
 
     def _contents(self, reader: PieceReader) -> Iterator[Any]:
         kind = self._app.cut.kind
@@ -133,15 +140,12 @@ class _MapAttempt:
 
     # -- a combine in Python -------------------------------------------------------------------------------------------
 
-    def _combine_if_large(self) -> None:
-        if self._sink is not self._final and self._sink.memory_bytes > self._task.memory_bytes // COMBINE_MEMORY_SHARE:
-            self._combine()
-
     def _combine(self) -> None:
         """Passes what has been emitted since the last time through the application's combine."""
+        from mrfast import core
+
         if self._sink is self._final:
             return
-        from mrfast import core
 
         drained = self._sink.drain()
         if not drained.records:
@@ -157,30 +161,35 @@ class _MapAttempt:
     # -- the object ----------------------------------------------------------------------------------------------------
 
     def _write(self) -> MapReport:
-        from mrfast import core
+        from mrfast.core import object_header, object_tail
 
         task = self._task
         self._progress(Progress("write", self._bytes_done, self._bytes_total, self._sink.records_in))
         drained = self._final.drain()
-        parts, index, size = core.map_object(drained, task.job, task.attempt)
-        buffers = [memoryview(part) for part in parts]
-        self._stores(task.store_url).put(inter_key(task.job, task.attempt), buffers)
+        segments: Segments = drained
+        if self._spilled:
+            self._spilled.add(drained)
+            segments = self._spilled
+        index = b""
+
+        def chunks() -> Iterator[Any]:
+            nonlocal index
+            header = object_header(task.job, task.attempt)
+            yield header
+            yield from segments.chunks()
+            index, trailer = object_tail(segments, len(header), self._combine_name)
+            yield index
+            yield trailer
+
+        size, xxh3 = upload(self._stores(task.store_url), inter_key(task.job, task.attempt), chunks())
         skipped = self._sink.skipped
         return MapReport(
             attempt=task.attempt,
             size=size,
-            xxh3=digest_of(buffers),
+            xxh3=xxh3,
             index=index,
             records_in=self._sink.records_in,
-            records_out=drained.records,
+            records_out=segments.records,
             bytes_in=self._bytes_done,
             counters={"skipped": skipped} if skipped else {},
         )
-
-
-def digest_of(buffers: Iterable[Any]) -> str:
-    """The xxh3_64 of an object's bytes, as 16 hexadecimal digits."""
-    digest = xxhash.xxh3_64()
-    for buffer in buffers:
-        digest.update(buffer)
-    return digest.hexdigest()

@@ -7,15 +7,22 @@ own key is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import xxhash
 
 from mrfast.app import App
 from mrfast.errors import BadRecord, CorruptSegment, NotFound
 from mrfast.index import TableDigest
 from mrfast.model import Failure, Progress, ReduceReport, ReduceTask, Segment, inter_key, out_key
 from mrfast.tasks.failure import failure, shown
-from mrfast.tasks.mapper import Report, Stores, digest_of, pairs_of
+from mrfast.tasks.mapper import CORE_MEMORY_BYTES_MIN, Report, Stores, pairs_of
+from mrfast.tasks.upload import upload
 from mrfast.tasks.writer import formatter
+
+if TYPE_CHECKING:
+    from mrfast import core
+    from mrfast.tasks.spill import SpilledRecords
 
 CHUNK_BYTES = 1 << 20
 PROGRESS_GROUPS = 4096
@@ -49,7 +56,9 @@ class _ReduceAttempt:
         self._progress = progress
         self._store = stores(task.store_url)
         self._table = TableDigest()
-        self._groups: Any = None
+        self._groups: core.Grouper | None = None
+        self._spilled: SpilledRecords | None = None
+        self._memory_bytes = max(task.memory_bytes, CORE_MEMORY_BYTES_MIN)
         self._key_kind = ""
         self._bytes_done = 0
         self._records = 0
@@ -61,15 +70,14 @@ class _ReduceAttempt:
             self._table.add(segment.map_index, segment.digest)
             if segment.records:
                 self._add(segment)
-        buffers = [] if self._groups is None else self._reduce()
         task = self._task
-        self._report("write")
-        size = sum(memoryview(buffer).nbytes for buffer in buffers)
-        self._store.put(out_key(task.job, task.attempt), buffers, durable=True)  # before a manifest can name it
+        chunks = self._reduce() if self._key_kind else iter(())
+        # Durable before a manifest can name it.
+        size, xxh3 = upload(self._store, out_key(task.job, task.attempt), chunks, durable=True)
         return ReduceReport(
             attempt=task.attempt,
             size=size,
-            xxh3=digest_of(buffers),
+            xxh3=xxh3,
             records_in=self._records,
             records_out=self._lines,
             table=self._table.hex(),
@@ -91,13 +99,10 @@ class _ReduceAttempt:
         self._report("fetch")
 
     def _check_keys(self, segment: Segment) -> None:
-        from mrfast import core
-
         if segment.key_kind not in ("str", "bytes"):
             raise ValueError(f"map {segment.map_index} has records, and keys of no kind: {segment.key_kind!r}")
-        if self._groups is None:
+        if not self._key_kind:
             self._key_kind = segment.key_kind
-            self._groups = core.Grouper(key_kind=segment.key_kind, reduce=self._app.native_reduce)
         elif segment.key_kind != self._key_kind:
             raise BadRecord(
                 f"map {segment.map_index} emitted {segment.key_kind} keys, and an earlier one {self._key_kind} keys: "
@@ -105,72 +110,124 @@ class _ReduceAttempt:
             )
 
     def _fetch(self, segment: Segment) -> None:
-        key, partition = inter_key(self._task.job, segment.attempt), self._task.partition
+        """Holds the segment in memory, or on disk if it is large; what is held goes to disk when it is too much."""
+        if segment.length > self._memory_bytes // 4:
+            self._spill().add_segment(self._checked_blocks(segment), segment.records, segment.map_index)
+            return
+        if self._groups is not None and self._groups.held_bytes + segment.length > self._memory_bytes // 4 * 3:
+            self._spill().add(self._groups)
+            self._groups = None
+        if self._groups is None:
+            self._groups = self._new_groups()
         data = bytearray(segment.length)
-        filled = 0
         with memoryview(data) as view:
-            while filled < len(data):
-                try:
-                    count = self._store.read_into(key, segment.offset + filled, view[filled:])
-                except NotFound as error:
-                    raise CorruptSegment(key, partition, segment.offset, "the object is missing") from error
-                if not count:
-                    why = f"the object ends after {filled:,} of {len(data):,} bytes"
-                    raise CorruptSegment(key, partition, segment.offset, why)
-                filled += count
+            self._read(segment, 0, view)
         self._groups.add(
             data,
             order=segment.map_index,
             records=segment.records,
             xxh3=segment.xxh3,
-            object=key,
-            partition=partition,
+            object=self._object(segment),
+            partition=self._task.partition,
         )
+
+    def _checked_blocks(self, segment: Segment) -> Iterator[memoryview]:
+        """The segment's bytes in blocks, each valid until the next; raises CorruptSegment behind the last one."""
+        digest = xxhash.xxh3_64()
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for position in range(0, segment.length, CHUNK_BYTES):
+            view = buffer[: segment.length - position]
+            self._read(segment, position, view)
+            digest.update(view)
+            yield view
+        if digest.intdigest() != segment.xxh3:
+            raise CorruptSegment(self._object(segment), self._task.partition, segment.offset, "checksum mismatch")
+
+    def _read(self, segment: Segment, position: int, view: memoryview) -> None:
+        key, filled = self._object(segment), 0
+        while filled < len(view):
+            try:
+                count = self._store.read_into(key, segment.offset + position + filled, view[filled:])
+            except NotFound as error:
+                raise CorruptSegment(key, self._task.partition, segment.offset, "the object is missing") from error
+            if not count:
+                why = f"the object ends after {position + filled:,} of {segment.length:,} bytes"
+                raise CorruptSegment(key, self._task.partition, segment.offset, why)
+            filled += count
+
+    def _object(self, segment: Segment) -> str:
+        return inter_key(self._task.job, segment.attempt)
+
+    def _new_groups(self) -> core.Grouper:
+        from mrfast import core
+
+        return core.Grouper(key_kind=self._key_kind, reduce=self._app.native_reduce)
+
+    def _spill(self) -> SpilledRecords:
+        from mrfast.tasks.spill import SpilledRecords
+
+        if self._spilled is None:
+            self._spilled = SpilledRecords(self._key_kind, self._app.native_reduce, self._memory_bytes)
+        return self._spilled
+
+    def _all_groups(self) -> core.Grouper:
+        """A Grouper over every segment."""
+        if self._spilled is None:
+            return self._groups or self._new_groups()
+        if self._groups is not None:
+            self._spilled.add(self._groups)
+            self._groups = None
+        return self._spilled.groups()
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
-    def _reduce(self) -> list[Any]:
+    def _reduce(self) -> Iterator[Any]:
+        """The part's buffers, each valid until the next."""
         app = self._app
+        groups = self._all_groups()
         self._report("reduce")
         if app.native_reduce is None:
-            return self._each_group(app.reduce)
+            return self._each_group(groups, app.reduce)
         if app.output in NATIVE_FORMATS:
-            terminator = b"" if app.cut.record_bytes else b"\n"
-            buffer = self._groups.write(app.output, terminator=terminator)
-            self._lines = self._groups.records_out
-            return [buffer]
-        return self._write(self._groups.reduced())
+            return self._native(groups)
+        return self._write(groups.reduced())
 
-    def _each_group(self, function: Any) -> list[bytes]:
+    def _native(self, groups: core.Grouper) -> Iterator[Any]:
+        terminator = b"" if self._app.cut.record_bytes else b"\n"
+        for chunk in groups.chunks(self._app.output, terminator=terminator, chunk_bytes=CHUNK_BYTES):
+            yield chunk
+            self._lines = groups.records_out
+            self._report("reduce")
+        self._lines = groups.records_out
+
+    def _each_group(self, groups: core.Grouper, function: Any) -> Iterator[Any]:
         """The part's buffers, from the application's reduce."""
         key: Any = None
 
         def pairs() -> Iterator[Any]:
             nonlocal key
-            for number, (key, values) in enumerate(self._groups, 1):
+            for number, (key, values) in enumerate(groups, 1):
                 yield from pairs_of(key, function(key, values))
                 if number % PROGRESS_GROUPS == 0:
                     self._report("reduce")
 
         try:
-            return self._write(pairs())
+            yield from self._write(pairs())
         except BaseException:
             self.note = "" if key is None else f" (in reduce, key {shown(key)})"
             raise
 
-    def _write(self, pairs: Iterable[Any]) -> list[bytes]:
+    def _write(self, pairs: Iterable[Any]) -> Iterator[bytes]:
         line = formatter(self._app.output, self._app.cut.record_bytes)
-        buffers: list[bytes] = []
         chunk = bytearray()
         for pair in pairs:
             chunk += line(*_checked(pair))
             self._lines += 1
             if len(chunk) >= CHUNK_BYTES:
-                buffers.append(bytes(chunk))
+                yield bytes(chunk)
                 chunk.clear()
         if chunk:
-            buffers.append(bytes(chunk))
-        return buffers
+            yield bytes(chunk)
 
     def _report(self, phase: str) -> None:
         self._progress(Progress(phase, self._bytes_done, self._bytes_done, self._records))

@@ -3,8 +3,8 @@
 #include "../../mrfast/_native/drain.h"
 #include "../../mrfast/_native/fields.h"
 #include "../../mrfast/_native/format.h"
-#include "../../mrfast/_native/group.h"
 #include "../../mrfast/_native/lines.h"
+#include "../../mrfast/_native/reduce.h"
 
 #include <stdio.h>
 
@@ -266,6 +266,20 @@ static void test_sort(size_t rounds) {
 
 /* -- table, drain, segments ---------------------------------------------------------------------------------------- */
 
+/* The segments of a sink, drained with some limit; the lists are the drain's. */
+static mr_buffer drained(const mr_sink *sink, uint32_t partitions, mr_drain *d) {
+    mr_buffer body = {NULL, 0, 0}, piece = {NULL, 0, 0};
+    size_t limit = below(3) ? below(500) + 1 : SIZE_MAX;
+    CHECK(mr_drain_begin(sink, partitions, d) == MR_OK);
+    for (int status = MR_FULL; status == MR_FULL; piece.len = 0) {
+        status = mr_drain_write(sink, d, &piece, limit);
+        CHECK(status == MR_OK || (status == MR_FULL && piece.len >= limit));
+        CHECK(mr_buffer_append(&body, piece.data, piece.len) == MR_OK);
+    }
+    mr_buffer_free(&piece);
+    return body;
+}
+
 /* A summing sink against a list: the same keys, the same totals, in each partition sorted. */
 static void test_table(size_t keys_count) {
     enum { PARTITIONS = 7 };
@@ -288,13 +302,12 @@ static void test_table(size_t keys_count) {
         v.number = 1;
         CHECK(mr_sink_add(&sink, (const uint8_t *)text, (size_t)len, &v, 1) == MR_OK);
     }
-    mr_drained d;
-    memset(&d, 0, sizeof d);
-    CHECK(mr_drain(&sink, PARTITIONS, &d) == MR_OK);
+    mr_drain d;
+    mr_buffer body = drained(&sink, PARTITIONS, &d);
     size_t at = 0, found = 0, why_offset;
     const char *why;
     for (uint32_t p = 0; p < PARTITIONS; p++) {
-        uint8_t *segment = exact(d.body.data + at, (size_t)d.lengths[p]), *end = segment + d.lengths[p];
+        uint8_t *segment = exact(body.data + at, (size_t)d.lengths[p]), *end = segment + d.lengths[p];
         CHECK(mr_segment_check(segment, (size_t)d.lengths[p], d.counts[p], d.checksums[p], &why_offset, &why) == MR_OK);
         mr_record r;
         for (const uint8_t *q = segment; q < end; q = r.end, found++) {
@@ -310,8 +323,9 @@ static void test_table(size_t keys_count) {
         at += (size_t)d.lengths[p];
     }
     for (size_t i = 0; i < keys_count; i++) CHECK(!totals[i]);
-    CHECK(found == d.records && at == d.body.len);
-    mr_drained_free(&d);
+    CHECK(found == d.records && at == body.len);
+    mr_buffer_free(&body);
+    mr_drain_free(&d);
     mr_sink_free(&sink);
     free(totals);
 }
@@ -327,12 +341,12 @@ static void test_segments(size_t rounds) {
             mr_value v = random_value(value, sizeof value);
             CHECK(mr_sink_add(&sink, key, len, &v, 0) == MR_OK);
         }
-        mr_drained d;
-        memset(&d, 0, sizeof d);
-        CHECK(mr_drain(&sink, 1, &d) == MR_OK);
-        size_t n = d.body.len, offset;
+        mr_drain d;
+        mr_buffer body = drained(&sink, 1, &d);
+        size_t n = body.len, offset;
         const char *why;
-        uint8_t *segment = exact(d.body.data, n);
+        uint8_t *segment = exact(body.data, n);
+        mr_buffer_free(&body);
         CHECK(mr_segment_check(segment, n, d.counts[0], d.checksums[0], &offset, &why) == MR_OK);
         for (size_t i = 0; i < 40; i++) {
             size_t where = below(n), length = below(4) ? n : below(n);
@@ -341,7 +355,7 @@ static void test_segments(size_t rounds) {
             int changed = where < length || length != n;
             if (changed) CHECK(mr_segment_check(bad, length, d.counts[0], d.checksums[0], &offset, &why) == MR_CORRUPT);
             uint64_t right = mr_xxh3_64(bad, length);
-            mr_run run = {.data = bad, .len = length, .order = 0, .records = d.counts[0]};
+            mr_run run = {.data = bad, .len = length, .records = d.counts[0]};
             if (mr_segment_check(bad, length, d.counts[0], right, &offset, &why) == MR_OK) {
                 mr_grouper g;
                 mr_writer w;
@@ -349,18 +363,104 @@ static void test_segments(size_t rounds) {
                 memset(&g, 0, sizeof g);
                 memset(&w, 0, sizeof w);
                 w.op = MR_OP_COUNT;
-                CHECK(mr_group_add(&g, &run) == MR_OK && mr_group_sort(&g) == MR_OK);
+                w.limit = SIZE_MAX;
+                CHECK(mr_merge_add(&g.merge, &run) == MR_OK && mr_group_begin(&g) == MR_OK);
                 int status = mr_group_write(&g, &w, &is_float); /* a flipped tag may make a state of it: then refused */
-                CHECK(status == MR_OK || status == MR_CORRUPT);
+                CHECK(status == MR_OK || status == MR_CORRUPT || status == MR_BAD_VALUE);
                 mr_group_free(&g);
-                mr_buffer_free(&w.out);
+                mr_writer_free(&w);
             }
             CHECK(offset <= length);
             free(bad);
         }
         free(segment);
-        mr_drained_free(&d);
+        mr_drain_free(&d);
         mr_sink_free(&sink);
+    }
+}
+
+/* Runs of random keys, merged: sorted by (key, order), all there, and the same through a run with orders. */
+static void test_merge(size_t rounds) {
+    enum { RUNS = 9 };
+    uint8_t key[300];
+    for (size_t round = 0; round < rounds; round++) {
+        mr_merge merge, again;
+        memset(&merge, 0, sizeof merge);
+        memset(&again, 0, sizeof again);
+        mr_buffer segments[RUNS] = {{NULL, 0, 0}};
+        size_t runs = below(RUNS + 1), total = 0;
+        for (size_t i = 0; i < runs; i++) {
+            mr_sink sink;
+            memset(&sink, 0, sizeof sink);
+            size_t n = below(30);
+            for (size_t k = 0; k < n; k++) {
+                mr_value v = {.bytes = NULL, .len = 0, .number = i, .tag = MR_INT};
+                CHECK(mr_sink_add(&sink, key, random_key(key), &v, 0) == MR_OK);
+            }
+            mr_drain d;
+            segments[i] = drained(&sink, 1, &d);
+            mr_run run = {.data = segments[i].data, .len = segments[i].len, .records = n, .order = i};
+            CHECK(mr_merge_add(&merge, &run) == MR_OK);
+            mr_drain_free(&d);
+            mr_sink_free(&sink);
+            total += n;
+        }
+        mr_buffer run_bytes = {NULL, 0, 0};
+        size_t limit = below(200) + 1;
+        CHECK(mr_merge_begin(&merge) == MR_OK);
+        for (int status = MR_FULL; status == MR_FULL; limit += 100) {
+            status = mr_merge_write(&merge, 1, &run_bytes, limit);
+            CHECK(status == MR_OK || status == MR_FULL);
+        }
+        mr_run whole = {.data = run_bytes.data, .len = run_bytes.len, .records = total, .ordered = 1};
+        CHECK(mr_merge_add(&again, &whole) == MR_OK && mr_merge_begin(&again) == MR_OK);
+        CHECK(mr_merge_begin(&merge) == MR_OK);
+        const mr_head *h = mr_merge_head(&merge);
+        const uint8_t *last = NULL;
+        size_t last_len = 0, found = 0;
+        uint64_t last_order = 0;
+        for (; h->key; found++, h = mr_merge_head(&merge)) {
+            const mr_head *other = mr_merge_head(&again);
+            mr_record r;
+            CHECK(mr_get_record(h->record, h->end, &r) == MR_OK && r.number == h->order);
+            CHECK(other->key && other->order == h->order);
+            CHECK(other->end - other->record == h->end - h->record);
+            CHECK(!memcmp(other->record, h->record, (size_t)(h->end - h->record)));
+            int order = last ? mr_compare(last, last_len, h->key, h->key_len) : -1;
+            CHECK(order < 0 || (order == 0 && last_order <= h->order));
+            last = h->key;
+            last_len = h->key_len;
+            last_order = h->order;
+            CHECK(mr_merge_step(&merge) == MR_OK && mr_merge_step(&again) == MR_OK);
+        }
+        CHECK(found == total && !mr_merge_head(&again)->key);
+        for (size_t i = 0; i < runs; i++) mr_buffer_free(&segments[i]);
+        mr_buffer_free(&run_bytes);
+        mr_merge_free(&merge);
+        mr_merge_free(&again);
+    }
+}
+
+/* The digest of bytes in pieces is the digest of them all. */
+static void test_digest(size_t rounds) {
+    for (size_t round = 0; round < rounds; round++) {
+        size_t n = below(4) ? below(5000) : below(300);
+        uint8_t *p = (uint8_t *)malloc(n + 1);
+        CHECK(p);
+        for (size_t i = 0; i < n; i++) p[i] = (uint8_t)random64();
+        mr_digest d;
+        memset(&d, 0, sizeof d);
+        size_t most = (size_t[]){3, 64, 65, 300, 2000}[below(5)];
+        for (size_t at = 0; at < n;) {
+            size_t take = below(most + 1);
+            if (take > n - at) take = n - at;
+            uint8_t *piece = exact(p + at, take);
+            mr_digest_update(&d, piece, take);
+            free(piece);
+            at += take;
+        }
+        CHECK(mr_digest_value(&d) == mr_xxh3_64(p, n) && d.total == n);
+        free(p);
     }
 }
 
@@ -441,6 +541,8 @@ int main(int argc, char **argv) {
     test_records(rounds * 10);
     test_sort(rounds / 10 + 1);
     for (size_t keys = 1; keys < 20000; keys = keys * 2 + 1) test_table(keys);
+    test_merge(rounds);
+    test_digest(rounds);
     test_segments(rounds / 3 + 1);
     test_lines_and_fields(rounds * 3);
     test_escapes(rounds);
