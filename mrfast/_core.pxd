@@ -95,6 +95,7 @@ cdef extern from "_native/fold.h" nogil:
 
 cdef extern from "_native/table.h" nogil:
     ctypedef struct mr_table:
+        size_t count
         uint64_t seed[2]
     size_t mr_table_bytes(const mr_table *t)
 
@@ -103,6 +104,7 @@ cdef extern from "_native/sink.h" nogil:
     ctypedef struct mr_sink:
         mr_op combine
         mr_table table
+        uint64_t log_records
         uint64_t records_in
     ctypedef struct mr_words:
         mr_letters letters
