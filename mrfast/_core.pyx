@@ -42,6 +42,16 @@ SIMD = os.environ.get("MRFAST_SIMD") or SIMD_LEVELS[-1]
 if SIMD not in SIMD_LEVELS:
     raise ImportError("MRFAST_SIMD=" + SIMD + ": this machine runs " + ", ".join(SIMD_LEVELS))
 cdef mr_simd LEVEL = <mr_simd>LEVELS[SIMD]
+
+
+def use_simd(level: str) -> None:
+    """Lets what is made from now on run on one of SIMD_LEVELS: tests and benches compare them; else MRFAST_SIMD does."""
+    global LEVEL
+    if level not in SIMD_LEVELS:
+        raise ValueError(f"level {level!r}: this machine runs {', '.join(SIMD_LEVELS)}")
+    LEVEL = <mr_simd>LEVELS[level]
+
+
 cdef uint64_t[2] SEED
 memcpy(SEED, PyBytes_AS_STRING(os.urandom(16)), 16)
 

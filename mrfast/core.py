@@ -57,6 +57,7 @@ from mrfast._core import (
     read_segment,
     reduce_values,
     tokens,
+    use_simd,
     xxh3_64,
 )
 from mrfast.index import TRAILER_MAGIC, SegmentIndex, read_index
@@ -84,6 +85,7 @@ __all__ = [
     "read_segment",
     "reduce_values",
     "tokens",
+    "use_simd",
     "xxh3_64",
 ]
 
