@@ -256,7 +256,7 @@ def test_a_task_spills_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_disk_is_reported_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill.tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
-    with pytest.raises(StoreError, match="No space left.*TMPDIR.*--memory"):
+    with pytest.raises(StoreError, match=r"No space left.+TMPDIR.*--memory"):
         spill.write_run([b"bytes"])
     with pytest.raises(BoundPassed):  # what the bytes come from may fail too
         spill.write_run(_failing())
