@@ -104,6 +104,7 @@ cdef extern from "_native/sink.h" nogil:
     ctypedef struct mr_sink:
         mr_op combine
         mr_table table
+        mr_buffer log
         uint64_t log_records
         uint64_t records_in
     ctypedef struct mr_words:
@@ -122,6 +123,20 @@ cdef extern from "_native/sink.h" nogil:
     int mr_words_end(mr_sink *s, mr_words *w)
     void mr_words_leave(mr_words *w)
     void mr_words_free(mr_words *w)
+
+
+cdef extern from "_native/batch.h" nogil:
+    enum: MR_BATCH, MR_KEY_ONLY, MR_BEFORE
+    ctypedef struct mr_waiting:
+        const void *owner
+    ctypedef struct mr_batch:
+        mr_waiting *pairs
+        size_t count
+        size_t owners
+    int mr_batch_takes(const mr_sink *s, const mr_value *v)
+    int mr_batch_put(mr_sink *s, mr_batch *b, const uint8_t *key, size_t key_len, const mr_value *v, int readable,
+                     const void *owner, int *kept)
+    int mr_batch_fold(mr_sink *s, const mr_batch *b)
 
 
 cdef extern from "_native/lines.h" nogil:

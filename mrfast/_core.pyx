@@ -12,6 +12,8 @@ from mrfast.errors import BadInput, BadRecord, BoundPassed, CorruptSegment
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdlib cimport free, malloc
@@ -26,8 +28,64 @@ cdef extern from *:
         if (!p) PyErr_Clear();
         return p;
     }
+
+    /* The bytes of a str or bytes, where they lie, and its kind; 0, and no exception, for any other object. */
+    static inline int mr_py_text(PyObject *text, const uint8_t **p, size_t *len, int *readable) {
+        *readable = MR_BEFORE;
+        if (PyUnicode_CheckExact(text)) {
+            if (MR_LIKELY(PyUnicode_IS_COMPACT_ASCII(text))) {
+                *p = (const uint8_t *)PyUnicode_DATA(text);
+                *len = (size_t)PyUnicode_GET_LENGTH(text);
+                return MR_STR;
+            }
+            *readable = MR_KEY_ONLY;
+            *p = (const uint8_t *)mr_py_utf8(text, (Py_ssize_t *)len);
+            return *p ? MR_STR : 0;
+        }
+        if (!PyBytes_CheckExact(text)) return 0;
+        *p = (const uint8_t *)PyBytes_AS_STRING(text);
+        *len = (size_t)PyBytes_GET_SIZE(text);
+        return MR_BYTES;
+    }
+
+    /* A value that needs no memory of its own: an int of one digit, a float, a bool, None; 0 for any other. */
+    static inline int mr_py_scalar(PyObject *value, mr_value *v) {
+        v->number = 0;
+        if (PyLong_CheckExact(value)) {
+    #if PY_VERSION_HEX >= 0x030C0000
+            if (!PyUnstable_Long_IsCompact((PyLongObject *)value)) return 0;
+            v->number = (uint64_t)PyUnstable_Long_CompactValue((PyLongObject *)value);
+    #else
+            Py_ssize_t digits = Py_SIZE(value);
+            if (digits < -1 || digits > 1) return 0;
+            if (digits) v->number = (uint64_t)(digits * (int64_t)((PyLongObject *)value)->ob_digit[0]);
+    #endif
+            v->tag = MR_INT;
+        } else if (PyFloat_CheckExact(value)) {
+            double number = PyFloat_AS_DOUBLE(value);
+            memcpy(&v->number, &number, 8);
+            v->tag = MR_FLOAT;
+        } else if (value == Py_None) {
+            v->tag = MR_NULL;
+        } else if (value == Py_True || value == Py_False) {
+            v->tag = value == Py_True ? MR_TRUE : MR_FALSE;
+        } else {
+            return 0;
+        }
+        return 1;
+    }
+
+    /* A new reference; NULL at the end, or with an exception. PyIter_Next without its call. */
+    static inline PyObject *mr_py_next(PyObject *iterator) {
+        PyObject *next = Py_TYPE(iterator)->tp_iternext(iterator);
+        if (!next && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_StopIteration)) PyErr_Clear();
+        return next;
+    }
     """
     const char *mr_py_utf8(object text, Py_ssize_t *size)
+    int mr_py_text(PyObject *text, const uint8_t **p, size_t *len, int *readable)
+    int mr_py_scalar(PyObject *value, mr_value *v)
+    PyObject *mr_py_next(object iterator) except? NULL
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     char *PyOS_double_to_string(double value, char code, int precision, int flags, int *kind) except NULL
     void PyMem_Free(void *p)

@@ -53,6 +53,7 @@ cdef class MapSink:
     cdef uint64_t drained_records
     cdef size_t memory  # 0: no bound
     cdef object spill
+    cdef mr_batch batch
 
     def __cinit__(self, partitions: int, *, source=None, combine=None, memory_bytes=None, spill=None):
         if (memory_bytes is None) != (spill is None):
@@ -104,6 +105,7 @@ cdef class MapSink:
             self.records.start, self.records.stop = source.key
 
     def __dealloc__(self):
+        self._let_go()
         mr_sink_free(&self.sink)
         mr_words_free(&self.words)
         mr_buffer_free(&self.lines.carry)
@@ -114,7 +116,25 @@ cdef class MapSink:
     cdef claim(self):
         if self.busy:
             raise RuntimeError("this MapSink is in use by another thread; give each thread its own")
+        self._settle()
         self.busy = True
+
+    cdef int _settle(self) except -1:
+        """Folds the pairs that wait: whatever reads the sink or lets go of the GIL finds all of them in it."""
+        cdef int status
+        if self.batch.count:
+            status = mr_batch_fold(&self.sink, &self.batch)
+            self._let_go()
+            check(status)
+        return 0
+
+    cdef void _let_go(self) noexcept:
+        cdef size_t i
+        if self.batch.owners:
+            for i in range(self.batch.count):
+                if self.batch.pairs[i].owner:
+                    Py_DECREF(<object>self.batch.pairs[i].owner)
+        self.batch.count = self.batch.owners = 0
 
     @property
     def records_in(self):
@@ -129,6 +149,7 @@ cdef class MapSink:
     @property
     def memory_bytes(self):
         """Bytes that the table and the log hold."""
+        self._settle()
         return mr_sink_bytes(&self.sink) + mr_table_bytes(&self.words.seen)
 
     @property
@@ -237,8 +258,40 @@ cdef class MapSink:
                             "the map op emits something else")
         check(status)
 
-    cdef int _add(self, object key, object value) except -1:
+    cdef int _add(self, PyObject *key, PyObject *value) except -1:
         """One pair from Python; the GIL is held, so that the key's UTF-8 is read where it lies."""
+        cdef const uint8_t *p
+        cdef size_t n
+        cdef mr_value v
+        cdef int readable, kept, status, kind = mr_py_text(key, &p, &n, &readable)
+        if not kind or kind != self.kind or self.busy:
+            return self._add_any(<object>key, <object>value)
+        if mr_py_scalar(value, &v):
+            v.bytes = NULL
+            v.len = 0
+        else:
+            v.number = 0
+            v.tag = <uint8_t>mr_py_text(value, &v.bytes, &v.len, &kept)
+            if not v.tag:
+                return self._add_any(<object>key, <object>value)
+        if mr_batch_takes(&self.sink, &v):
+            if self.batch.count == MR_BATCH:
+                self._settle()
+            status = mr_batch_put(&self.sink, &self.batch, p, n, &v, readable, key, &kept)
+            if kept and status == MR_OK:
+                Py_INCREF(<object>key)
+        else:
+            status = mr_sink_add(&self.sink, p, n, &v, readable)
+        return 0 if status == MR_OK else self._refuse(status, <object>key, <object>value)
+
+    cdef int _refuse(self, int status, object key, object value) except -1:
+        if status == MR_BAD_VALUE:
+            raise bad_value(self.combine_name, key, value)
+        check(status)
+        return 0
+
+    cdef int _add_any(self, object key, object value) except -1:
+        """A pair that is more than plain bytes: a subclass, a big int, JSON, the first key of its sink, an error."""
         cdef const uint8_t *p
         cdef Py_ssize_t n
         cdef mr_value v
@@ -297,7 +350,7 @@ cdef class MapSink:
             v.tag = MR_BYTES
             keep = value
         elif isinstance(value, (int, float, str)):  # a subclass, such as IntEnum or numpy.float64
-            return self._add(key, int(value) if isinstance(value, int) else float(value) if isinstance(value, float)
+            return self._add_any(key, int(value) if isinstance(value, int) else float(value) if isinstance(value, float)
                              else str.__str__(value))
         else:
             v.tag = MR_JSON
@@ -311,17 +364,12 @@ cdef class MapSink:
         if keep is not None:
             v.bytes = <const uint8_t *>PyBytes_AS_STRING(keep)
             v.len = <size_t>PyBytes_GET_SIZE(keep)
-        status = mr_sink_add(&self.sink, p, <size_t>n, &v, 0)
-        if status == MR_OK:
-            return 0
-        if status == MR_BAD_VALUE:
-            raise bad_value(self.combine_name, key, value)
-        check(status)
-        return 0
+        status = mr_sink_add(&self.sink, p, <size_t>n, &v, MR_KEY_ONLY)
+        return 0 if status == MR_OK else self._refuse(status, key, value)
 
     def emit(self, key, value):
         """Takes one pair. Raises BadRecord for a key or value that cannot be a record, BoundPassed for one too long."""
-        self._add(key, value)
+        self._add(<PyObject *>key, <PyObject *>value)
         self._bound()
 
     def emit_all(self, pairs) -> int:
@@ -330,7 +378,8 @@ cdef class MapSink:
         None counts as no pairs (a map that returned nothing). Raises as emit() does, and BadRecord for what is no pair.
         """
         cdef uint64_t n = 0
-        cdef object pair
+        cdef size_t logged = self.sink.log.len
+        cdef PyObject *pair
         if pairs is None:
             return 0
         if isinstance(pairs, dict):
@@ -339,18 +388,30 @@ cdef class MapSink:
             iterator = iter(pairs)
         except TypeError:
             raise BadRecord(f"map returned {type(pairs).__name__} ({pairs!r:.60}): yield or return (key, value) pairs") from None
-        for pair in iterator:
-            if PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2:
-                self._add(<object>PyTuple_GET_ITEM(pair, 0), <object>PyTuple_GET_ITEM(pair, 1))
-            else:
-                if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                    raise BadRecord(f"map emitted {pair!r:.60}, which is no (key, value) pair; yield key, value")
-                self._add(pair[0], pair[1])
+        while True:
+            pair = mr_py_next(iterator)
+            if not pair:
+                break
+            try:
+                if PyTuple_CheckExact(<object>pair) and PyTuple_GET_SIZE(<object>pair) == 2:
+                    self._add(PyTuple_GET_ITEM(<object>pair, 0), PyTuple_GET_ITEM(<object>pair, 1))
+                else:
+                    self._add_pair(<object>pair)
+            finally:
+                Py_DECREF(<object>pair)
             n += 1
-            if n % EMITS_PER_BOUND == 0:
+            if n % EMITS_PER_BOUND == 0 or self.sink.log.len - logged > MR_NEED_BYTES:
                 self._bound()
+                logged = self.sink.log.len
         self._bound()
         return n
+
+    cdef int _add_pair(self, object pair) except -1:
+        """A pair that is no plain tuple of two."""
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise BadRecord(f"map emitted {pair!r:.60}, which is no (key, value) pair; yield key, value")
+        key, value = pair[0], pair[1]
+        return self._add(<PyObject *>key, <PyObject *>value)
 
     def drain(self) -> Drained:
         """Empties the sink into R sorted segments; it can then be used again. O(n log n) at worst, without the GIL."""

@@ -37,22 +37,38 @@ MR_INLINE const uint8_t *mr_slot_key(const mr_slot *s) {
     return s->len <= MR_INLINE_KEY ? (const uint8_t *)&s->k0 : (const uint8_t *)(uintptr_t)s->k1;
 }
 
-/* `readable` says that 16 bytes may be read at p whatever len is. */
-MR_INLINE mr_key mr_make_key(const mr_table *t, const uint8_t *p, size_t len, int readable) {
+/* `readable`: what may be read around the bytes of a key, whatever its length. */
+enum {
+    MR_KEY_ONLY = 0,
+    MR_AFTER = 1,  /* 16 bytes from its first on */
+    MR_BEFORE = 2, /* 16 bytes up to its last: the header of a Python object lies there */
+};
+
+/* A key of up to 16 bytes as two zero-padded words. */
+MR_INLINE void mr_key_words(const uint8_t *p, size_t len, int readable, uint64_t *k0, uint64_t *k1) {
     static const uint64_t masks[9] = {
         0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, ~0ULL,
     };
+    if (MR_LIKELY(readable == MR_AFTER)) {
+        *k0 = mr_load64(p) & masks[len < 8 ? len : 8];
+        *k1 = mr_load64(p + 8) & masks[len > 8 ? len - 8 : 0];
+    } else if (readable == MR_BEFORE && len) {
+        __extension__ unsigned __int128 words = mr_load64(p + len - 8);
+        words = (words << 64 | mr_load64(p + len - 16)) >> 8 * (MR_INLINE_KEY - len);
+        *k0 = (uint64_t)words;
+        *k1 = (uint64_t)(words >> 64);
+    } else {
+        uint8_t padded[16] = {0};
+        if (len) memcpy(padded, p, len);
+        *k0 = mr_load64(padded);
+        *k1 = mr_load64(padded + 8);
+    }
+}
+
+MR_INLINE mr_key mr_make_key(const mr_table *t, const uint8_t *p, size_t len, int readable) {
     mr_key k = {.k0 = 0, .k1 = 0, .hash = 0, .bytes = p, .len = len};
     if (MR_LIKELY(len <= MR_INLINE_KEY)) {
-        if (MR_LIKELY(readable)) {
-            k.k0 = mr_load64(p) & masks[len < 8 ? len : 8];
-            k.k1 = mr_load64(p + 8) & masks[len > 8 ? len - 8 : 0];
-        } else {
-            uint8_t padded[16] = {0};
-            if (len) memcpy(padded, p, len);
-            k.k0 = mr_load64(padded);
-            k.k1 = mr_load64(padded + 8);
-        }
+        mr_key_words(p, len, readable, &k.k0, &k.k1);
         k.hash = mr_table_hash_inline(k.k0, k.k1, len, t->seed);
     } else {
         k.k0 = mr_load64(p);
