@@ -258,7 +258,7 @@ cdef class MapSink:
                             "the map op emits something else")
         check(status)
 
-    cdef int _add(self, PyObject *key, PyObject *value) except -1:
+    cdef inline int _add(self, PyObject *key, PyObject *value) except -1:
         """One pair from Python; the GIL is held, so that the key's UTF-8 is read where it lies."""
         cdef const uint8_t *p
         cdef size_t n

@@ -83,11 +83,8 @@ MR_INLINE int64_t mr_unzigzag(uint64_t v) { return (int64_t)(v >> 1) ^ -(int64_t
 /* At most so many bytes hold a record of this key and payload. */
 MR_INLINE size_t mr_record_bound(size_t key_len, size_t payload_len) { return key_len + payload_len + 10 + 1 + 10; }
 
-/* Writes the record at p, which has mr_record_bound() bytes; returns one past it. */
-MR_INLINE uint8_t *mr_put_record(uint8_t *p, const uint8_t *key, size_t key_len, const mr_value *value) {
-    p = mr_put_varint(p, key_len);
-    if (key_len) memcpy(p, key, key_len);
-    p += key_len;
+/* A record's tag and payload. */
+MR_INLINE uint8_t *mr_put_payload(uint8_t *p, const mr_value *value) {
     *p++ = value->tag;
     if (value->tag == MR_INT) return mr_put_varint(p, mr_zigzag((int64_t)value->number));
     if (value->tag == MR_FLOAT) {
@@ -100,6 +97,13 @@ MR_INLINE uint8_t *mr_put_record(uint8_t *p, const uint8_t *key, size_t key_len,
         p += value->len;
     }
     return p;
+}
+
+/* Writes the record at p, which has mr_record_bound() bytes; returns one past it. */
+MR_INLINE uint8_t *mr_put_record(uint8_t *p, const uint8_t *key, size_t key_len, const mr_value *value) {
+    p = mr_put_varint(p, key_len);
+    if (key_len) memcpy(p, key, key_len);
+    return mr_put_payload(p + key_len, value);
 }
 
 /* Reads the record at p; every length is checked against `end`. Status: MR_CORRUPT. */

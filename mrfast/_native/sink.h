@@ -43,6 +43,22 @@ static int mr_sink_log(mr_sink *s, const uint8_t *key, size_t key_len, const mr_
     return MR_OK;
 }
 
+/* The same for a key whose surroundings are `readable`: a short one, of a length that no branch could foresee, is
+ * written as the two words that hold it, over the room that the bound leaves. */
+MR_INLINE int mr_sink_log_near(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable) {
+    if (!readable || key_len > MR_INLINE_KEY) return mr_sink_log(s, key, key_len, v);
+    MR_TRY(mr_buffer_reserve(&s->log, mr_record_bound(MR_INLINE_KEY, v->len)));
+    uint64_t k0, k1;
+    mr_key_words(key, key_len, readable, &k0, &k1);
+    uint8_t *p = s->log.data + s->log.len;
+    *p++ = (uint8_t)key_len;
+    mr_store64(p, k0);
+    mr_store64(p + 8, k1);
+    s->log.len = (size_t)(mr_put_payload(p + key_len, v) - s->log.data);
+    s->log_records++;
+    return MR_OK;
+}
+
 /* The value is the one that this key was given last: an index lists it once anyway. */
 static int mr_sink_repeats(mr_cell *last, const mr_value *v) {
     return last->tag == v->tag && v->tag >= MR_BYTES && mr_cell_text(last)->len == v->len &&
@@ -94,11 +110,11 @@ static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
 }
 
 /* One pair into the sink. Bounds are checked here, once, for whoever emits. */
-static int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable) {
+static inline int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable) {
     if (MR_UNLIKELY(key_len > MR_KEY_MAX)) return MR_KEY_TOO_LONG;
     if (MR_UNLIKELY(v->len > MR_VALUE_MAX)) return MR_VALUE_TOO_LONG;
     s->records_in++;
-    if (s->combine == MR_OP_NONE) return mr_sink_log(s, key, key_len, v);
+    if (s->combine == MR_OP_NONE) return mr_sink_log_near(s, key, key_len, v, readable);
     mr_key k = mr_make_key(&s->table, key, key_len, readable);
     return mr_sink_fold(s, &k, v);
 }
