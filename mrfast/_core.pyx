@@ -29,8 +29,48 @@ cdef extern from *:
         return p;
     }
 
-    /* The bytes of a str or bytes, where they lie, and its kind; 0, and no exception, for any other object. */
-    static inline int mr_py_text(PyObject *text, const uint8_t **p, size_t *len, int *readable) {
+    /* UTF-8 of up to 16 code points, in 64 bytes; 0 for a surrogate. `kind` is a constant where it is called. */
+    MR_INLINE size_t mr_py_encode(int kind, const void *text, Py_ssize_t n, uint8_t *out) {
+        uint8_t *at = out;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            Py_UCS4 c = PyUnicode_READ(kind, text, i);
+            if (c < 0x80) {
+                *at++ = (uint8_t)c;
+            } else if (c < 0x800) {
+                *at++ = (uint8_t)(0xC0 | c >> 6);
+                *at++ = (uint8_t)(0x80 | (c & 0x3F));
+            } else if (c < 0x10000) {
+                if (c >= 0xD800 && c < 0xE000) return 0;
+                *at++ = (uint8_t)(0xE0 | c >> 12);
+                *at++ = (uint8_t)(0x80 | (c >> 6 & 0x3F));
+                *at++ = (uint8_t)(0x80 | (c & 0x3F));
+            } else {
+                *at++ = (uint8_t)(0xF0 | c >> 18);
+                *at++ = (uint8_t)(0x80 | (c >> 12 & 0x3F));
+                *at++ = (uint8_t)(0x80 | (c >> 6 & 0x3F));
+                *at++ = (uint8_t)(0x80 | (c & 0x3F));
+            }
+        }
+        return (size_t)(at - out);
+    }
+
+    /* The UTF-8 of a short str that is not ASCII, in `room`; its length, or 0 where it is over 16 bytes or has none. */
+    static inline size_t mr_py_short_utf8(PyObject *text, uint8_t *room) {
+        if (!PyUnicode_IS_COMPACT(text) || PyUnicode_GET_LENGTH(text) > 16) return 0;
+        const void *data = PyUnicode_DATA(text);
+        Py_ssize_t n = PyUnicode_GET_LENGTH(text);
+        size_t len;
+        switch (PyUnicode_KIND(text)) {
+            case PyUnicode_1BYTE_KIND: len = mr_py_encode(PyUnicode_1BYTE_KIND, data, n, room); break;
+            case PyUnicode_2BYTE_KIND: len = mr_py_encode(PyUnicode_2BYTE_KIND, data, n, room); break;
+            default: len = mr_py_encode(PyUnicode_4BYTE_KIND, data, n, room);
+        }
+        return len > 16 ? 0 : len;
+    }
+
+    /* The bytes of a str or bytes, where they lie or in `room` (64 bytes), and its kind; 0, and no exception, for any
+     * other object. A short str that is not ASCII is encoded here: the cache in the str costs an allocation. */
+    static inline int mr_py_text(PyObject *text, const uint8_t **p, size_t *len, int *readable, uint8_t *room) {
         *readable = MR_BEFORE;
         if (PyUnicode_CheckExact(text)) {
             if (MR_LIKELY(PyUnicode_IS_COMPACT_ASCII(text))) {
@@ -38,6 +78,10 @@ cdef extern from *:
                 *len = (size_t)PyUnicode_GET_LENGTH(text);
                 return MR_STR;
             }
+            *readable = MR_AFTER;
+            *p = room;
+            *len = mr_py_short_utf8(text, room);
+            if (*len) return MR_STR;
             *readable = MR_KEY_ONLY;
             *p = (const uint8_t *)mr_py_utf8(text, (Py_ssize_t *)len);
             return *p ? MR_STR : 0;
@@ -83,7 +127,7 @@ cdef extern from *:
     }
     """
     const char *mr_py_utf8(object text, Py_ssize_t *size)
-    int mr_py_text(PyObject *text, const uint8_t **p, size_t *len, int *readable)
+    int mr_py_text(PyObject *text, const uint8_t **p, size_t *len, int *readable, uint8_t *room)
     int mr_py_scalar(PyObject *value, mr_value *v)
     PyObject *mr_py_next(object iterator) except? NULL
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1

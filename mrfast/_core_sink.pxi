@@ -54,6 +54,7 @@ cdef class MapSink:
     cdef size_t memory  # 0: no bound
     cdef object spill
     cdef mr_batch batch
+    cdef uint8_t[128] room  # for a key and a value that are encoded
 
     def __cinit__(self, partitions: int, *, source=None, combine=None, memory_bytes=None, spill=None):
         if (memory_bytes is None) != (spill is None):
@@ -263,7 +264,7 @@ cdef class MapSink:
         cdef const uint8_t *p
         cdef size_t n
         cdef mr_value v
-        cdef int readable, kept, status, kind = mr_py_text(key, &p, &n, &readable)
+        cdef int readable, kept, status, kind = mr_py_text(key, &p, &n, &readable, self.room)
         if not kind or kind != self.kind or self.busy:
             return self._add_any(<object>key, <object>value)
         if mr_py_scalar(value, &v):
@@ -271,7 +272,7 @@ cdef class MapSink:
             v.len = 0
         else:
             v.number = 0
-            v.tag = <uint8_t>mr_py_text(value, &v.bytes, &v.len, &kept)
+            v.tag = <uint8_t>mr_py_text(value, &v.bytes, &v.len, &kept, self.room + 64)
             if not v.tag:
                 return self._add_any(<object>key, <object>value)
         if mr_batch_takes(&self.sink, &v):
