@@ -246,5 +246,6 @@ cdef extern from "_native/reduce.h" nogil:
         mr_entry first
         mr_cell cell
         double number
+    int mr_write_value(mr_writer *w, const mr_value *v)
     int mr_group_write(mr_grouper *g, mr_writer *w, int *is_float)
     void mr_writer_free(mr_writer *w)

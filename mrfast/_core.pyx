@@ -17,7 +17,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strlen
 
 
 cdef extern from *:
@@ -134,6 +134,7 @@ cdef extern from *:
     char *PyOS_double_to_string(double value, char code, int precision, int flags, int *kind) except NULL
     void PyMem_Free(void *p)
     int Py_DTSF_ADD_DOT_0
+    bint PyIter_Check(object iterator)
 
 
 UNICODE_VERSION = MR_UNICODE_VERSION.decode()
@@ -342,3 +343,4 @@ include "_core_drain.pxi"
 include "_core_sink.pxi"
 include "_core_values.pxi"
 include "_core_group.pxi"
+include "_core_lines.pxi"

@@ -96,11 +96,10 @@ def test_sums_are_those_of_python(pairs: list[tuple[str, int]]) -> None:
     st.booleans(),
 )
 def test_the_quick_and_the_thorough_way_agree(op: Any, pairs: list[tuple[str, Any]], as_bytes: bool) -> None:
-    if as_bytes:
-        pairs = [(key.encode(), value) for key, value in pairs]
     quick, thorough = core.MapSink(1, combine=op), core.MapSink(1, combine=op)
-    quick.emit_all(pairs)
-    thorough.emit_all(slow(key, value) for key, value in pairs)
+    encoded: list[tuple[Any, Any]] = [(key.encode() if as_bytes else key, value) for key, value in pairs]
+    quick.emit_all(encoded)
+    thorough.emit_all(slow(key, value) for key, value in encoded)
     assert result(op, quick) == result(op, thorough)
 
 
@@ -223,7 +222,7 @@ SHAPES: list[Callable[[int], Any]] = [
     lambda count: [(f"key-{i}", i) for i in range(count)],
     lambda count: tuple((f"key-{i}", i) for i in range(count)),
     lambda count: {f"key-{i}": i for i in range(count)}.items(),
-    lambda count: map(lambda i: [f"key-{i}", i], range(count)),
+    lambda count: ([f"key-{i}", i] for i in range(count)),
     pairs_of_zip,
     pairs_of_iterator,
 ]

@@ -16,7 +16,7 @@ from mrfast.errors import BadRecord, CorruptSegment, NotFound
 from mrfast.index import TableDigest
 from mrfast.model import Failure, Progress, ReduceReport, ReduceTask, Segment, inter_key, out_key
 from mrfast.tasks.failure import failure, shown
-from mrfast.tasks.mapper import CORE_MEMORY_BYTES_MIN, Report, Stores, pairs_of
+from mrfast.tasks.mapper import CORE_MEMORY_BYTES_MIN, Report, Stores
 from mrfast.tasks.upload import upload
 from mrfast.tasks.writer import formatter
 
@@ -190,13 +190,12 @@ class _ReduceAttempt:
             return self._each_group(groups, app.reduce)
         if app.output in NATIVE_FORMATS:
             return self._native(groups)
-        return self._write(groups.reduced())
+        return self._lines_of([(None, groups.reduced())])
 
     def _native(self, groups: core.Grouper) -> Iterator[Any]:
         terminator = b"" if self._app.cut.record_bytes else b"\n"
         for chunk in groups.chunks(self._app.output, terminator=terminator, chunk_bytes=CHUNK_BYTES):
             yield chunk
-            self._lines = groups.records_out
             self._report("reduce")
         self._lines = groups.records_out
 
@@ -204,30 +203,34 @@ class _ReduceAttempt:
         """The part's buffers, from the application's reduce."""
         key: Any = None
 
-        def pairs() -> Iterator[Any]:
+        def results() -> Iterator[tuple[Any, Any]]:
             nonlocal key
             for number, (key, values) in enumerate(groups, 1):
-                yield from pairs_of(key, function(key, values))
+                yield key, function(key, values)
                 if number % PROGRESS_GROUPS == 0:
                     self._report("reduce")
 
         try:
-            yield from self._write(pairs())
+            yield from self._lines_of(results())
         except BaseException:
             self.note = "" if key is None else f" (in reduce, key {shown(key)})"
             raise
 
-    def _write(self, pairs: Iterable[Any]) -> Iterator[bytes]:
-        line = formatter(self._app.output, self._app.cut.record_bytes)
-        chunk = bytearray()
-        for pair in pairs:
-            chunk += line(*_checked(pair))
-            self._lines += 1
-            if len(chunk) >= CHUNK_BYTES:
-                yield bytes(chunk)
-                chunk.clear()
-        if chunk:
-            yield bytes(chunk)
+    def _lines_of(self, results: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+        """The lines of (key, what reduce returned) as buffers, each valid until the next."""
+        from mrfast import core
+
+        app = self._app
+        line = formatter(app.output, app.cut.record_bytes)
+        terminator = b"" if app.cut.record_bytes else b"\n"
+        writer = core.LineWriter(app.output, lambda pair: line(*_checked(pair)), terminator=terminator)
+        add = writer.add
+        for key, result in results:
+            if add(key, result):
+                while (full := writer.take()) is not None:
+                    yield full
+        yield writer.rest()
+        self._lines = writer.lines
 
     def _report(self, phase: str) -> None:
         self._progress(Progress(phase, self._bytes_done, self._bytes_done, self._records))
