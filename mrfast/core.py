@@ -21,8 +21,9 @@ A word count of your own, as a map task and a reduce task do it:
     part = group.write("text")                           # b"be 1\\nor 1\\n..."
 
 Pairs from Python go in with `sink.emit(key, value)` or, faster, `sink.emit_all(generator)`; groups come out by
-iterating a Grouper; a `LineWriter` writes what a reduce makes of them. Keys are str or all bytes; values str, bytes, int, float, bool, None or what JSON holds. A class
-here belongs to one thread at a time; using it from two at once raises RuntimeError.
+iterating a Grouper; a `LineWriter` writes what a reduce makes of them. Keys are str or all bytes; values str, bytes,
+int, float, bool, None or what JSON holds. A class here belongs to one thread at a time; using it from two at once
+raises RuntimeError.
 
 `SIMD` is the width of the vector code in use, one of `SIMD_LEVELS`; MRFAST_SIMD=scalar (sse2, avx2, avx512) in the
 environment forces one. All give the same bytes.
