@@ -32,6 +32,7 @@ static inline uint8_t *mr_arena_take(mr_arena *a, size_t n, int aligned) {
     if (size < need) size = need;
     mr_chunk *chunk = (mr_chunk *)malloc(size);
     if (!chunk) return NULL;
+    mr_huge_pages(chunk, size);
     chunk->previous = a->chunk;
     chunk->size = size;
     a->chunk = chunk;

@@ -83,6 +83,7 @@ static int mr_table_resize(mr_table *t, size_t capacity) {
     if (capacity > SIZE_MAX / sizeof(mr_slot)) return MR_NOMEM;
     mr_slot *slots = (mr_slot *)calloc(capacity, sizeof(mr_slot));
     if (!slots) return MR_NOMEM;
+    mr_huge_pages(slots, capacity * sizeof(mr_slot));
     unsigned shift = 64 - (unsigned)__builtin_ctzll(capacity);
     for (size_t i = 0; i < old_capacity; i++) {
         const mr_slot *s = &old[i];
