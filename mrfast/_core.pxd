@@ -126,34 +126,43 @@ cdef extern from "_native/sink.h" nogil:
 
 
 cdef extern from "_native/batch.h" nogil:
-    enum: MR_BATCH, MR_KEY_ONLY, MR_BEFORE
-    ctypedef struct mr_waiting:
-        const void *owner
+    enum: MR_BATCH, MR_KEY_ONLY, MR_INLINE_KEY
     ctypedef struct mr_batch:
-        mr_waiting *pairs
+        mr_sink *sink
         size_t count
-        size_t owners
+        const void *owners[64]
+        size_t owned
     int mr_batch_takes(const mr_sink *s, const mr_value *v)
-    int mr_batch_put(mr_sink *s, mr_batch *b, const uint8_t *key, size_t key_len, const mr_value *v, int readable,
-                     const void *owner, int *kept)
-    int mr_batch_fold(mr_sink *s, const mr_batch *b)
+    int mr_batch_put(mr_batch *b, const uint8_t *key, size_t key_len, const mr_value *v, int readable)
+    int mr_batch_fold(mr_batch *b)
+
+
+cdef extern from "_native/columns.h" nogil:
+    ctypedef void (*mr_mark_fn)(const uint8_t *p, size_t words, uint8_t sep, uint64_t *lf, uint64_t *marks) noexcept nogil
+    mr_mark_fn mr_marker(mr_simd simd)
 
 
 cdef extern from "_native/lines.h" nogil:
-    ctypedef int (*mr_line_fn)(void *context, const uint8_t *line, size_t len) noexcept nogil
+    ctypedef struct mr_line:
+        pass
+    ctypedef int (*mr_line_fn)(void *context, const mr_line *line) noexcept nogil
     ctypedef struct mr_lines:
+        mr_mark_fn mark
+        uint8_t sep
         mr_buffer carry
         uint64_t at
+        mr_batch *batch
     ctypedef struct mr_records:
         size_t size
         size_t start
         size_t stop
         mr_buffer carry
         uint64_t at
-    int mr_emit_line(void *context, const uint8_t *line, size_t len) noexcept
+        mr_batch *batch
+    int mr_emit_line(void *context, const mr_line *line) noexcept
     int mr_lines_feed(mr_lines *l, const uint8_t *block, size_t len, mr_line_fn handle, void *context)
     int mr_lines_end(mr_lines *l, mr_line_fn handle, void *context)
-    int mr_records_feed(mr_sink *s, mr_records *r, const uint8_t *block, size_t len)
+    int mr_records_feed(mr_records *r, const uint8_t *block, size_t len)
     int mr_records_end(mr_records *r)
 
 
@@ -163,7 +172,7 @@ cdef extern from "_native/fields.h" nogil:
         long column
         long word
     ctypedef struct mr_fields:
-        mr_sink *sink
+        mr_batch *batch
         uint8_t sep
         mr_column key
         mr_column value
@@ -171,7 +180,7 @@ cdef extern from "_native/fields.h" nogil:
         uint64_t skipped
         int reason
         locale_t c_locale
-    int mr_emit_fields(void *context, const uint8_t *line, size_t len) noexcept
+    int mr_emit_fields(void *context, const mr_line *line) noexcept
 
 
 cdef extern from "_native/drain.h" nogil:

@@ -64,6 +64,7 @@ cdef class MapSink:
         if not 1 <= partitions <= 65535:
             raise ValueError(f"partitions={partitions}: choose 1 to 65535")
         self.partitions = partitions
+        self.batch.sink = &self.sink
         self.combine_name = combine.kind if combine is not None and combine.kind in COMBINING else None
         self.sink.combine = OPS[self.combine_name] if self.combine_name else MR_OP_NONE
         memcpy(self.sink.table.seed, SEED, 16)
@@ -92,9 +93,11 @@ cdef class MapSink:
             self.kind = MR_BYTES if self.words.letters == MR_SPACE else MR_STR
         else:
             self.kind = MR_BYTES
+        self.lines.mark = mr_marker(LEVEL)
+        self.lines.sep = 10
+        self.lines.batch = self.records.batch = self.fields.batch = &self.batch
         if self.source == FIELDS:
-            self.fields.sink = &self.sink
-            self.fields.sep = source.sep[0]
+            self.fields.sep = self.lines.sep = source.sep[0]
             self.fields.key = column(source.key)
             self.fields.value = column(source.value)
             self.fields.skip_bad = source.bad == "skip"
@@ -124,18 +127,16 @@ cdef class MapSink:
         """Folds the pairs that wait: whatever reads the sink or lets go of the GIL finds all of them in it."""
         cdef int status
         if self.batch.count:
-            status = mr_batch_fold(&self.sink, &self.batch)
+            status = mr_batch_fold(&self.batch)
             self._let_go()
             check(status)
         return 0
 
     cdef void _let_go(self) noexcept:
         cdef size_t i
-        if self.batch.owners:
-            for i in range(self.batch.count):
-                if self.batch.pairs[i].owner:
-                    Py_DECREF(<object>self.batch.pairs[i].owner)
-        self.batch.count = self.batch.owners = 0
+        for i in range(self.batch.owned):
+            Py_DECREF(<object>self.batch.owners[i])
+        self.batch.owned = 0
 
     @property
     def records_in(self):
@@ -201,11 +202,11 @@ cdef class MapSink:
                 if self.source == WORDS:
                     status = mr_words_feed(&self.sink, &self.words, p, n)
                 elif self.source == LINES:
-                    status = mr_lines_feed(&self.lines, p, n, mr_emit_line, &self.sink)
+                    status = mr_lines_feed(&self.lines, p, n, mr_emit_line, &self.batch)
                 elif self.source == FIELDS:
                     status = mr_lines_feed(&self.lines, p, n, mr_emit_fields, &self.fields)
                 else:
-                    status = mr_records_feed(&self.sink, &self.records, p, n)
+                    status = mr_records_feed(&self.records, p, n)
         finally:
             self.busy = False
         if status != MR_OK:
@@ -227,7 +228,7 @@ cdef class MapSink:
                 if self.source == WORDS:
                     status = mr_words_end(&self.sink, &self.words)
                 elif self.source == LINES:
-                    status = mr_lines_end(&self.lines, mr_emit_line, &self.sink)
+                    status = mr_lines_end(&self.lines, mr_emit_line, &self.batch)
                 elif self.source == FIELDS:
                     status = mr_lines_end(&self.lines, mr_emit_fields, &self.fields)
                 elif self.source == RECORDS:
@@ -278,9 +279,11 @@ cdef class MapSink:
         if mr_batch_takes(&self.sink, &v):
             if self.batch.count == MR_BATCH:
                 self._settle()
-            status = mr_batch_put(&self.sink, &self.batch, p, n, &v, readable, key, &kept)
-            if kept and status == MR_OK:
+            status = mr_batch_put(&self.batch, p, n, &v, readable)
+            if n > MR_INLINE_KEY and status == MR_OK:
                 Py_INCREF(<object>key)
+                self.batch.owners[self.batch.owned] = key
+                self.batch.owned += 1
         else:
             status = mr_sink_add(&self.sink, p, n, &v, readable)
         return 0 if status == MR_OK else self._refuse(status, <object>key, <object>value)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from depth import FACTOR
 
-SOURCE = Path(__file__).with_name("native") / "test_native.c"
+SOURCES = sorted(Path(__file__).with_name("native").glob("*.c"))
 FLAGS = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-unused-function"]
 
 
@@ -24,9 +24,10 @@ def compiler() -> list[str]:
     return [command]
 
 
-def test_kernels_under_sanitizers(compiler: list[str], tmp_path: Path) -> None:
-    program = tmp_path / "test_native"
-    command = [*compiler, *FLAGS, str(SOURCE), "-lm", "-o", str(program)]
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_kernels_under_sanitizers(compiler: list[str], source: Path, tmp_path: Path) -> None:
+    program = tmp_path / source.stem
+    command = [*compiler, *FLAGS, str(source), "-lm", "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}

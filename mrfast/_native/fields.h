@@ -23,7 +23,7 @@ typedef struct {
 enum { MR_NO_COLUMN = 1, MR_NO_NUMBER = 2 };
 
 typedef struct {
-    mr_sink *sink;
+    mr_batch *batch;
     uint8_t sep;
     mr_column key;
     mr_column value; /* column < 0: count lines */
@@ -33,38 +33,82 @@ typedef struct {
     locale_t c_locale;
 } mr_fields;
 
-MR_INLINE int mr_field_closes(const mr_fields *f, const uint8_t *p, const uint8_t *end) {
-    return p + 1 == end || p[1] == f->sep;
+/* A walk over the fields of a line. */
+typedef struct {
+    const uint8_t *p;      /* where the next field starts; NULL after the last one */
+    const uint8_t *end;    /* of the line, without CR LF */
+    const uint8_t *origin;
+    const uint16_t *marks; /* of the separators from p on; NULL: they are sought */
+    int no_quote, no_bracket; /* none closes from here on: a line of unclosed ones is not searched again for each */
+} mr_cursor;
+
+/* The first separator at or after p, or the line's end. */
+MR_INLINE const uint8_t *mr_cursor_stop(mr_cursor *c, const uint8_t *p, uint8_t sep) {
+    const uint8_t *stop;
+    if (MR_LIKELY(c->marks != NULL)) {
+        stop = c->origin + *c->marks++;
+        return stop < c->end ? stop : c->end;
+    }
+    stop = p < c->end ? (const uint8_t *)memchr(p, sep, (size_t)(c->end - p)) : NULL;
+    return stop ? stop : c->end;
 }
 
-/* The closing mark of a field that began with `"` or `[`: the first one with a separator or the end behind it. */
-static const uint8_t *mr_field_close(const mr_fields *f, const uint8_t *p, const uint8_t *end, uint8_t close) {
-    for (; p < end; p++) {
-        if (*p == '\\' && close == '"') {
-            p++;
-        } else if (*p == close && mr_field_closes(f, p, end)) {
-            return p;
+/* Whether the mark at p closes the field whose opening mark is at `open`: no odd run of backslashes before it. */
+MR_INLINE int mr_unescaped(const uint8_t *open, const uint8_t *p) {
+    const uint8_t *q = p;
+    while (q[-1] == '\\' && q - 1 > open) q--;
+    return ((p - q) & 1) == 0;
+}
+
+/* The end of a field that begins with `"` or `[`: behind the first closing mark that a separator or the line's end
+ * follows. NULL: there is none, and then none for a field further on either, since both see the same escapes. */
+static const uint8_t *mr_field_close(mr_cursor *c, uint8_t sep) {
+    const uint8_t *open = c->p, *stop = open;
+    uint8_t close = *open == '"' ? '"' : ']';
+    int *none = *open == '"' ? &c->no_quote : &c->no_bracket;
+    mr_cursor ahead = *c;
+    if (*none) return NULL;
+    do {
+        stop = mr_cursor_stop(&ahead, stop + (stop != open), sep);
+        if (stop - open >= 2 && stop[-1] == close && (close == ']' || mr_unescaped(open, stop - 1))) {
+            c->marks = ahead.marks;
+            return stop;
         }
-    }
+    } while (stop < c->end);
+    *none = 1;
     return NULL;
 }
 
-/* Reads the field at *p and steps past its separator; *p is NULL after the last one. */
-static mr_field mr_field_next(const mr_fields *f, const uint8_t **p, const uint8_t *end) {
-    const uint8_t *start = *p, *stop = NULL;
+/* Reads the field at the cursor and steps past its separator. */
+MR_INLINE mr_field mr_field_next(const mr_fields *f, mr_cursor *c) {
+    const uint8_t *start = c->p, *stop = NULL;
     mr_field field;
-    int marked = start < end && (*start == '"' || (*start == '[' && f->sep == ' ')) && *start != f->sep;
-    if (marked) stop = mr_field_close(f, start + 1, end, *start == '"' ? '"' : ']');
+    if (start < c->end && (*start == '"' || (*start == '[' && f->sep == ' '))) stop = mr_field_close(c, f->sep);
     if (stop) {
-        field = (mr_field){.p = start + 1, .len = (size_t)(stop - start - 1)};
-        stop++;
+        field = (mr_field){.p = start + 1, .len = (size_t)(stop - start - 2)};
     } else {
-        stop = start < end ? (const uint8_t *)memchr(start, f->sep, (size_t)(end - start)) : NULL;
-        if (!stop) stop = end;
+        stop = mr_cursor_stop(c, start, f->sep);
         field = (mr_field){.p = start, .len = (size_t)(stop - start)};
     }
-    *p = stop < end ? stop + 1 : NULL;
+    c->p = stop < c->end ? stop + 1 : NULL;
     return field;
+}
+
+/* Bit 7 of each byte that is whitespace. */
+MR_INLINE uint64_t mr_space_bytes(uint64_t v) {
+    uint64_t low = v & MR_EACH_BYTE(0x7F), blank = low ^ MR_EACH_BYTE(' ');
+    uint64_t control = (low + MR_EACH_BYTE(0x80 - 9)) & ~(low + MR_EACH_BYTE(0x80 - 14));
+    return (control | ~(blank + MR_EACH_BYTE(0x7F))) & ~v & MR_EACH_BYTE(0x80);
+}
+
+/* The first byte from p to `end` that is whitespace, or `end`. */
+MR_INLINE const uint8_t *mr_find_space(const uint8_t *p, const uint8_t *end) {
+    for (; end - p >= 8; p += 8) {
+        uint64_t spaces = mr_space_bytes(mr_load64(p));
+        if (spaces) return p + (__builtin_ctzll(spaces) >> 3);
+    }
+    while (p < end && !mr_is_space(*p)) p++;
+    return p;
 }
 
 static int mr_field_word(mr_field *field, long word) {
@@ -73,7 +117,7 @@ static int mr_field_word(mr_field *field, long word) {
         while (p < end && mr_is_space(*p)) p++;
         if (p == end) return 0;
         const uint8_t *start = p;
-        while (p < end && !mr_is_space(*p)) p++;
+        p = mr_find_space(p, end);
         if (word == 0) {
             *field = (mr_field){.p = start, .len = (size_t)(p - start)};
             return 1;
@@ -102,11 +146,30 @@ static int mr_number_float(const mr_fields *f, const uint8_t *p, size_t n, mr_va
     return 1;
 }
 
+/* The number that the 1 to 8 bytes before `end` spell; -1: one is no digit. Eight bytes are read there. */
+MR_INLINE int64_t mr_digits(const uint8_t *end, size_t n) {
+    unsigned absent = 64 - 8 * (unsigned)n;
+    uint64_t v = (mr_load64(end - 8) >> absent << absent) | (MR_EACH_BYTE('0') & ((1ULL << absent) - 1));
+    uint64_t high = v & MR_EACH_BYTE(0xF0), above = (v + MR_EACH_BYTE(6)) & MR_EACH_BYTE(0xF0);
+    if ((high | above >> 4) != MR_EACH_BYTE(0x33)) return -1;
+    v = (v & MR_EACH_BYTE(0x0F)) * ((10 << 8) + 1) >> 8; /* the first digit is the lowest byte */
+    v = (v & 0x00FF00FF00FF00FFULL) * ((100 << 16) + 1) >> 16;
+    v = (v & 0x0000FFFF0000FFFFULL) * ((10000ULL << 32) + 1) >> 32;
+    return (int64_t)v;
+}
+
 /* The number of a column: digits make an int, a point or an exponent a float; "-" is 0 (common log format).
- * Gives 1, 0 when it is none, or MR_NOMEM. */
-static int mr_number(const mr_fields *f, mr_field field, mr_value *v) {
+ * Gives 1, 0 when it is none, or MR_NOMEM. The field lies in a text that starts at `text`. */
+static int mr_number(const mr_fields *f, mr_field field, const uint8_t *text, mr_value *v) {
     const uint8_t *p = field.p;
     size_t n = field.len;
+    if (MR_LIKELY(n - 1 < 8 && (size_t)(p - text) + n >= 8)) {
+        int64_t number = mr_digits(p + n, n);
+        if (MR_LIKELY(number >= 0)) {
+            *v = (mr_value){.bytes = NULL, .len = 0, .number = (uint64_t)number, .tag = MR_INT};
+            return 1;
+        }
+    }
     while (n && mr_is_space(p[0])) p++, n--;
     while (n && mr_is_space(p[n - 1])) n--;
     *v = (mr_value){.bytes = p, .len = 0, .number = 0, .tag = MR_INT};
@@ -137,15 +200,16 @@ static int mr_bad_line(mr_fields *f, int reason) {
     return MR_OK;
 }
 
-static int mr_emit_fields(void *context, const uint8_t *line, size_t len) {
+static int mr_emit_fields(void *context, const mr_line *line) {
     mr_fields *f = (mr_fields *)context;
-    if (len && line[len - 1] == '\r') len--;
-    const uint8_t *p = line, *end = line + len;
+    const uint8_t *end = line->end;
+    if (end > line->start && end[-1] == '\r') end--;
+    mr_cursor c = {.p = line->start, .end = end, .origin = line->origin, .marks = line->marks};
     mr_field key = {NULL, 0}, value = {NULL, 0};
     long last = f->key.column > f->value.column ? f->key.column : f->value.column;
     for (long i = 0; i <= last; i++) {
-        if (!p) return mr_bad_line(f, MR_NO_COLUMN);
-        mr_field field = mr_field_next(f, &p, end);
+        if (!c.p) return mr_bad_line(f, MR_NO_COLUMN);
+        mr_field field = mr_field_next(f, &c);
         if (i == f->key.column) key = field;
         if (i == f->value.column) value = field;
     }
@@ -153,11 +217,11 @@ static int mr_emit_fields(void *context, const uint8_t *line, size_t len) {
     mr_value v = {.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
     if (f->value.column >= 0) {
         if (f->value.word >= 0 && !mr_field_word(&value, f->value.word)) return mr_bad_line(f, MR_NO_COLUMN);
-        int is_number = mr_number(f, value, &v);
+        int is_number = mr_number(f, value, line->text, &v);
         if (is_number < 0) return is_number;
         if (!is_number) return mr_bad_line(f, MR_NO_NUMBER);
     }
-    return mr_sink_add(f->sink, key.p, key.len, &v, end - key.p >= MR_INLINE_KEY);
+    return mr_batch_add(f->batch, key.p, key.len, &v, line->limit - key.p >= MR_INLINE_KEY);
 }
 
 #endif

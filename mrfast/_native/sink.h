@@ -78,10 +78,8 @@ static int mr_sink_give_up(mr_sink *s, mr_slot *slot, const mr_key *k, const mr_
     return mr_sink_log(s, k->bytes, k->len, v);
 }
 
-static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
-    MR_TRY(mr_table_reserve(&s->table, 1));
-    mr_slot *slot = mr_table_slot(&s->table, k);
-    if (!slot) return MR_NOMEM;
+/* Folds v into the key's slot. */
+static int mr_sink_fold_slot(mr_sink *s, mr_slot *slot, const mr_key *k, const mr_value *v) {
     mr_cell cell = {.number = slot->number, .tag = slot->tag};
     if (s->combine == MR_OP_INDEX) {
         if (v->tag != MR_STR && v->tag != MR_BYTES) {
@@ -107,6 +105,12 @@ static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
         mr_table_undo(&s->table, slot);
     }
     return status;
+}
+
+static int mr_sink_fold(mr_sink *s, const mr_key *k, const mr_value *v) {
+    MR_TRY(mr_table_reserve(&s->table, 1));
+    mr_slot *slot = mr_table_slot(&s->table, k);
+    return slot ? mr_sink_fold_slot(s, slot, k, v) : MR_NOMEM;
 }
 
 /* One pair into the sink. Bounds are checked here, once, for whoever emits. */

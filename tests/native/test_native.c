@@ -2,39 +2,9 @@
  * Usage: test_native [rounds]. Prints the first difference and exits 1. */
 #include "../../mrfast/_native/batch.h"
 #include "../../mrfast/_native/drain.h"
-#include "../../mrfast/_native/fields.h"
 #include "../../mrfast/_native/format.h"
-#include "../../mrfast/_native/lines.h"
 #include "../../mrfast/_native/reduce.h"
-
-#include <stdio.h>
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                    \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
-
-static uint64_t random_state = 42;
-
-static uint64_t random64(void) { /* splitmix64 */
-    uint64_t z = random_state += 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-}
-
-static size_t below(size_t n) { return (size_t)(random64() % n); }
-
-/* Exactly n bytes of heap, so that a read past them is a read past the block. */
-static uint8_t *exact(const void *bytes, size_t n) {
-    uint8_t *p = (uint8_t *)malloc(n ? n : 1);
-    CHECK(p);
-    if (n) memcpy(p, bytes, n);
-    return p;
-}
+#include "check.h"
 
 /* -- hash ---------------------------------------------------------------------------------------------------------- */
 
@@ -138,16 +108,6 @@ static void naive_tokens(const uint8_t *p, size_t n, mr_letters letters, mr_buff
         open = letter;
     }
     if (open) CHECK(mr_buffer_append(out, "\n", 1) == MR_OK);
-}
-
-/* The keys of a sink's log in emit order, each followed by LF. */
-static void log_keys(const mr_sink *s, mr_buffer *out) {
-    mr_record r;
-    for (const uint8_t *p = s->log.data, *end = p + s->log.len; p < end; p = r.end) {
-        CHECK(mr_get_record(p, end, &r) == MR_OK);
-        CHECK(mr_buffer_append(out, r.key, r.key_len) == MR_OK);
-        CHECK(mr_buffer_append(out, "\n", 1) == MR_OK);
-    }
 }
 
 static void test_words(mr_letters letters, mr_simd simd, size_t room) {
@@ -282,21 +242,24 @@ static mr_buffer drained(const mr_sink *sink, uint32_t partitions, mr_drain *d) 
 }
 
 /* A summing sink against a list: the same keys, the same totals, in each partition sorted. */
-static void fold_batch(mr_sink *sink, mr_batch *batch) {
-    CHECK(mr_batch_fold(sink, batch) == MR_OK);
-    for (size_t i = 0; i < batch->count; i++) free((void *)(uintptr_t)batch->pairs[i].owner);
-    batch->count = batch->owners = 0;
+static void fold_batch(mr_batch *batch) {
+    CHECK(mr_batch_fold(batch) == MR_OK && !batch->count);
+    for (; batch->owned; batch->owned--) free((void *)(uintptr_t)batch->owners[batch->owned - 1]);
 }
 
 /* A key behind a header of 16 bytes, and nothing after it; a short one is gone before the fold. */
-static void batch_key(mr_sink *sink, mr_batch *batch, const char *text, size_t len, const mr_value *v) {
+static void batch_key(mr_batch *batch, const char *text, size_t len, const mr_value *v) {
     uint8_t *held = (uint8_t *)malloc(16 + len);
-    int kept;
+    CHECK(held);
     memset(held, 0xA5, 16);
     memcpy(held + 16, text, len);
-    if (batch->count == MR_BATCH) fold_batch(sink, batch);
-    CHECK(mr_batch_put(sink, batch, held + 16, len, v, MR_BEFORE, held, &kept) == MR_OK);
-    if (!kept) free(held);
+    if (batch->count == MR_BATCH) fold_batch(batch);
+    CHECK(mr_batch_put(batch, held + 16, len, v, MR_BEFORE) == MR_OK);
+    if (len > MR_INLINE_KEY) {
+        batch->owners[batch->owned++] = held;
+    } else {
+        free(held);
+    }
 }
 
 static void test_table(size_t keys_count) {
@@ -307,6 +270,7 @@ static void test_table(size_t keys_count) {
     mr_batch batch;
     memset(&sink, 0, sizeof sink);
     memset(&batch, 0, sizeof batch);
+    batch.sink = &sink;
     sink.combine = MR_OP_SUM;
     sink.table.seed[0] = random64();
     sink.table.seed[1] = random64();
@@ -320,10 +284,10 @@ static void test_table(size_t keys_count) {
         free(key);
         totals[which] += v.number + 2;
         v.number = 1;
-        batch_key(&sink, &batch, text, (size_t)len, &v);
+        batch_key(&batch, text, (size_t)len, &v);
         CHECK(mr_sink_add(&sink, (const uint8_t *)text, (size_t)len, &v, 1) == MR_OK);
     }
-    fold_batch(&sink, &batch);
+    fold_batch(&batch);
     mr_drain d;
     mr_buffer body = drained(&sink, PARTITIONS, &d);
     size_t at = 0, found = 0, why_offset;
@@ -486,53 +450,7 @@ static void test_digest(size_t rounds) {
     }
 }
 
-/* -- lines, fields, escapes ---------------------------------------------------------------------------------------- */
-
-static void test_lines_and_fields(size_t rounds) {
-    static const char alphabet[] = "ab1-. \"[]\\,\n\n\r";
-    locale_t c_locale = newlocale(LC_ALL_MASK, "C", NULL);
-    CHECK(c_locale);
-    for (size_t round = 0; round < rounds; round++) {
-        uint8_t text[400];
-        size_t n = below(sizeof text), line_count = 0;
-        for (size_t i = 0; i < n; i++) text[i] = (uint8_t)alphabet[below(sizeof alphabet - 1)];
-        for (size_t i = 0; i < n; i++) line_count += text[i] == '\n' || i == n - 1;
-        mr_sink lines_sink, fields_sink;
-        memset(&lines_sink, 0, sizeof lines_sink);
-        memset(&fields_sink, 0, sizeof fields_sink);
-        mr_lines lines = {{NULL, 0, 0}, 0}, field_lines = {{NULL, 0, 0}, 0};
-        mr_fields fields;
-        memset(&fields, 0, sizeof fields);
-        fields.sink = &fields_sink;
-        fields.sep = below(2) ? ' ' : ',';
-        fields.key = (mr_column){(long)below(3), (long)below(3) - 1};
-        fields.value = (mr_column){(long)below(4) - 1, -1};
-        fields.skip_bad = 1;
-        fields.c_locale = c_locale;
-        for (size_t at = 0; at < n;) {
-            size_t take = below(40) + 1;
-            if (take > n - at) take = n - at;
-            uint8_t *block = exact(text + at, take);
-            CHECK(mr_lines_feed(&lines, block, take, mr_emit_line, &lines_sink) == MR_OK);
-            CHECK(mr_lines_feed(&field_lines, block, take, mr_emit_fields, &fields) == MR_OK);
-            free(block);
-            at += take;
-        }
-        CHECK(mr_lines_end(&lines, mr_emit_line, &lines_sink) == MR_OK);
-        CHECK(mr_lines_end(&field_lines, mr_emit_fields, &fields) == MR_OK);
-        mr_buffer joined = {NULL, 0, 0};
-        log_keys(&lines_sink, &joined);
-        if (n && text[n - 1] != '\n') joined.len--; /* log_keys ends the last line too */
-        CHECK(joined.len == n && (!n || !memcmp(joined.data, text, n)));
-        CHECK(lines_sink.records_in == line_count && fields_sink.records_in + fields.skipped == line_count);
-        mr_buffer_free(&joined);
-        mr_buffer_free(&lines.carry);
-        mr_buffer_free(&field_lines.carry);
-        mr_sink_free(&lines_sink);
-        mr_sink_free(&fields_sink);
-    }
-    freelocale(c_locale);
-}
+/* -- escapes ------------------------------------------------------------------------------------------------------- */
 
 static void test_escapes(size_t rounds) {
     static const char alphabet[] = "a \\\n\t";
@@ -566,7 +484,6 @@ int main(int argc, char **argv) {
     test_merge(rounds);
     test_digest(rounds);
     test_segments(rounds / 3 + 1);
-    test_lines_and_fields(rounds * 3);
     test_escapes(rounds);
     puts("ok");
     return 0;
