@@ -167,7 +167,7 @@ cdef extern from "_native/lines.h" nogil:
 
 
 cdef extern from "_native/fields.h" nogil:
-    enum: MR_NO_COLUMN, MR_NO_NUMBER
+    enum: MR_NO_COLUMN, MR_NO_NUMBER, MR_LONG_NUMBER
     ctypedef struct mr_column:
         long column
         long word

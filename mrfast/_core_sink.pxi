@@ -249,7 +249,11 @@ cdef class MapSink:
 
     cdef _raise_status(self, int status):
         if status == MR_BAD_LINE:
-            what = "a column is missing" if self.fields.reason == MR_NO_COLUMN else "the value column is not a number"
+            what = {
+                MR_NO_COLUMN: "a column is missing",
+                MR_NO_NUMBER: "the value column is not a number",
+                MR_LONG_NUMBER: "the value column is an integer of more than 4,300 digits",
+            }[self.fields.reason]
             raise BadInput(f"{self.filename}: line at byte {self.offset + self.lines.at}: {what}; correct the key= and "
                            'value= of ops.fields, or pass over such lines with bad="skip", which counts them')
         if status == MR_TORN_RECORD:

@@ -180,8 +180,8 @@ def fields(*, sep: bytes | str, key: Column, value: Column | None = None, bad: s
 
     A column is a 0-based index; `(column, word)` picks a whitespace-separated word inside it: the URL of a common-log
     request is (4, 1) with sep=" ". A field that begins with `"` runs to its closing `"`, with backslash escapes; with
-    sep=" " one that begins with `[` runs to `]`. A number `-` is 0. A line without the column or the number fails the
-    job with its offset; bad="skip" counts it instead.
+    sep=" " one that begins with `[` runs to `]`. A number `-` is 0; an integer over 64 bits may have 4,300 digits. A
+    line without the column or the number fails the job with its offset; bad="skip" counts it instead.
     """
     raw = _encode("fields", "sep", sep)
     if len(raw) != 1 or raw in b'\n\r"\\':

@@ -20,6 +20,7 @@ import xxhash
 
 Pair = tuple[Any, Any]
 Input = tuple[str, bytes]
+DECIMAL_DIGITS = 4300
 DIGITS_AT_ONCE = 4000
 
 
@@ -178,7 +179,10 @@ def number(text: bytes) -> int | float:
         for at in range(0, len(digits), DIGITS_AT_ONCE):
             piece = digits[at : at + DIGITS_AT_ONCE]
             value = value * 10 ** len(piece) + int(piece)
-        return -value if text.startswith(b"-") else value
+        value = -value if text.startswith(b"-") else value
+        if len(digits) > DECIMAL_DIGITS and not -(2**63) <= value < 2**63:
+            raise RefusedError("an integer too long")
+        return value
     if re.fullmatch(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
         return float(text)
     raise RefusedError("not a number")

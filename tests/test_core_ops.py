@@ -321,13 +321,79 @@ def test_an_access_log() -> None:
 
 
 def test_numbers_of_thousands_of_digits() -> None:
-    files = [("f", b"a,%b\na,-%b\na,1\n" % (b"9" * 5000, b"8" * 5000))]
+    files = [("f", b"a,%b\na,-%b\na,1\n" % (b"9" * 4300, b"8" * 4300))]
     op = ops.fields(sep=",", key=0, value=1)
     for combine in (None, ops.sum()):
         group = core.Grouper(key_kind="bytes", reduce=ops.sum())
         drained = fed(op, files, 4096, combine).drain()
         group.add(drained.body, order=0, records=drained.counts[0], xxh3=drained.checksums[0])
         assert [bytes(group.write("text"))] == reference.run_reference(op, ops.sum(), files, 1)
+
+
+@pytest.mark.parametrize("sign", [b"", b"-", b"+"])
+@pytest.mark.parametrize("digits", [4299, 4300, 4301, 100_000])
+def test_an_integer_may_have_4300_digits(digits: int, sign: bytes) -> None:
+    op = ops.fields(sep=",", key=0, value=1)
+    small = b"0" * (digits - 1) + b"7"
+    assert records(fed(op, [("f", b"k,%b\n" % (sign + small))], 4096)) == [(b"k", int(sign + b"7"))]
+    contents = b"a,1\nk,%b\n" % (sign + b"9" * digits)
+    if digits <= 4300:
+        assert records(fed(op, [("f", contents)], 4096)) == list(reference.map_pairs(op, "f", contents))
+    else:
+        with pytest.raises(BadInput, match=r"line at byte 4: the value column is an integer of more than 4,300 digits"):
+            fed(op, [("f", contents)], 4096)
+
+
+LONG = st.sampled_from([0, 1, 7, 8, 15, 16, 17, 62, 63, 64, 65, 8100, 8190, 8191, 8192, 8193, 20_000])
+PAIR_OPS = [None, ops.sum(), ops.count(), ops.min(), ops.max(), ops.mean(), ops.first()]
+
+
+@pytest.mark.parametrize("combine", PAIR_OPS, ids=str)
+@pytest.mark.parametrize("sep", [b" ", b",", b"\xff"])
+@examples(40)
+@given(data=st.data())
+def test_fields_of_any_length(sep: bytes, combine: Any, data: st.DataObject) -> None:
+    """Keys, lines and batches on both sides of every size that the kernels know."""
+    lines = []
+    for length, fill, repeat in data.draw(st.lists(st.tuples(LONG, st.sampled_from('x" [\\'), st.integers(1, 70)))):
+        column = fill.encode() * length if length < 100 else b"long"
+        number = data.draw(st.sampled_from([b"1", b"-", b"12345678", b"123456789", b"1.5", b"9223372036854775807"]))
+        rest = (b"x" + sep) * (length // 2) if length >= 100 else b"end"
+        lines += [sep.join([column, number, rest])] * (repeat if length < 100 else 1)
+    contents = b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n", b"\r", b"\r\n"]))
+    op, size = ops.fields(sep=sep, key=0, value=1, bad="skip"), data.draw(LONG) + 1
+    maps = [list(reference.map_pairs(op, "f", contents))]
+    reduce = combine or ops.identity()
+    group = core.Grouper(key_kind="bytes", reduce=reduce)
+    sink = fed(op, [("f", contents)], size, combine)
+    drained = sink.drain()
+    group.add(drained.body, order=0, records=drained.counts[0], xxh3=drained.checksums[0])
+    assert bytes(group.write("text")) == expected(maps, reduce)
+    assert sink.records_in == len(maps[0])
+
+
+@pytest.mark.parametrize("op", [ops.lines(), ops.records(size=7, key=(0, 2)), ops.records(size=20)], ids=str)
+@pytest.mark.parametrize("combine", [ops.count(), ops.min(), ops.max(), ops.first()], ids=str)
+@examples(40)
+@given(data=st.data())
+def test_lines_and_records_combined(combine: Any, op: Any, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.tuples(st.sampled_from([b"ab\n", b"cd" * 9 + b"\n", b"\n"]), st.integers(1, 140))))
+    contents = b"".join(row * repeat for row, repeat in rows)
+    contents = contents[: len(contents) // getattr(op, "size", 1) * getattr(op, "size", 1)]
+    maps = [list(reference.map_pairs(op, "f", contents))]
+    drained = fed(op, [("f", contents)], data.draw(LONG) + 1, combine).drain()
+    group = core.Grouper(key_kind="bytes", reduce=combine)
+    group.add(drained.body, order=0, records=drained.counts[0], xxh3=drained.checksums[0])
+    assert bytes(group.write("text")) == expected(maps, combine)
+
+
+@pytest.mark.parametrize("sep", [b" ", b","])
+@pytest.mark.parametrize("mark", [b"[", b'"a', b'"\\"', b'["'])
+def test_marks_that_never_close(sep: bytes, mark: bytes) -> None:
+    """They are plain fields; a search of the whole line for each would take minutes."""
+    contents = sep.join([mark] * 300_000) + b"\n"
+    op = ops.fields(sep=sep, key=ops.COLUMNS_MAX - 1)
+    assert records(fed(op, [("f", contents)], 1 << 20)) == [(mark, 1)]
 
 
 @pytest.mark.parametrize(

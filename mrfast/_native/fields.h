@@ -20,7 +20,11 @@ typedef struct {
     long word;
 } mr_column;
 
-enum { MR_NO_COLUMN = 1, MR_NO_NUMBER = 2 };
+/* Why a line is malformed. */
+enum { MR_NO_COLUMN = 1, MR_NO_NUMBER = 2, MR_LONG_NUMBER = 3 };
+
+/* An integer beyond int64 goes through Python's int(), which is quadratic: as many digits as that takes by default. */
+#define MR_DECIMAL_DIGITS 4300
 
 typedef struct {
     mr_batch *batch;
@@ -29,7 +33,7 @@ typedef struct {
     mr_column value; /* column < 0: count lines */
     int skip_bad;
     uint64_t skipped;
-    int reason;      /* of the last bad line: MR_NO_COLUMN or MR_NO_NUMBER */
+    int reason; /* of the last bad line */
     locale_t c_locale;
 } mr_fields;
 
@@ -130,7 +134,7 @@ static int mr_number_float(const mr_fields *f, const uint8_t *p, size_t n, mr_va
     for (size_t i = 0; i < n; i++) {
         int digit = (uint8_t)(p[i] - '0') < 10;
         digits += (size_t)digit;
-        if (!digit && p[i] != '.' && p[i] != 'e' && p[i] != 'E' && p[i] != '+' && p[i] != '-') return 0;
+        if (!digit && p[i] != '.' && p[i] != 'e' && p[i] != 'E' && p[i] != '+' && p[i] != '-') return MR_NO_NUMBER;
     }
     char here[400], *stop; /* strtod needs a NUL behind the number */
     char *text = n < sizeof here ? here : (char *)malloc(n + 1);
@@ -140,10 +144,10 @@ static int mr_number_float(const mr_fields *f, const uint8_t *p, size_t n, mr_va
     double d = strtod_l(text, &stop, f->c_locale);
     int whole = digits && stop == text + n;
     if (text != here) free(text);
-    if (!whole) return 0;
+    if (!whole) return MR_NO_NUMBER;
     memcpy(&v->number, &d, 8);
     v->tag = MR_FLOAT;
-    return 1;
+    return MR_OK;
 }
 
 /* The number that the 1 to 8 bytes before `end` spell; -1: one is no digit. Eight bytes are read there. */
@@ -159,7 +163,7 @@ MR_INLINE int64_t mr_digits(const uint8_t *end, size_t n) {
 }
 
 /* The number of a column: digits make an int, a point or an exponent a float; "-" is 0 (common log format).
- * Gives 1, 0 when it is none, or MR_NOMEM. The field lies in a text that starts at `text`. */
+ * Gives MR_OK, MR_NOMEM, or why it is none. The field lies in a text that starts at `text`. */
 static int mr_number(const mr_fields *f, mr_field field, const uint8_t *text, mr_value *v) {
     const uint8_t *p = field.p;
     size_t n = field.len;
@@ -167,15 +171,15 @@ static int mr_number(const mr_fields *f, mr_field field, const uint8_t *text, mr
         int64_t number = mr_digits(p + n, n);
         if (MR_LIKELY(number >= 0)) {
             *v = (mr_value){.bytes = NULL, .len = 0, .number = (uint64_t)number, .tag = MR_INT};
-            return 1;
+            return MR_OK;
         }
     }
     while (n && mr_is_space(p[0])) p++, n--;
     while (n && mr_is_space(p[n - 1])) n--;
     *v = (mr_value){.bytes = p, .len = 0, .number = 0, .tag = MR_INT};
-    if (n == 1 && *p == '-') return 1;
+    if (n == 1 && *p == '-') return MR_OK;
     size_t sign = n && (*p == '-' || *p == '+');
-    if (n == sign) return 0;
+    if (n == sign) return MR_NO_NUMBER;
     int64_t total = 0;
     int overflow = 0;
     for (size_t i = sign; i < n; i++) {
@@ -187,10 +191,11 @@ static int mr_number(const mr_fields *f, mr_field field, const uint8_t *text, mr
     if (*p != '-') overflow |= __builtin_sub_overflow((int64_t)0, total, &total);
     v->number = (uint64_t)total;
     if (overflow) {
+        if (n - sign > MR_DECIMAL_DIGITS) return MR_LONG_NUMBER;
         v->tag = MR_DECIMAL;
         v->len = n;
     }
-    return 1;
+    return MR_OK;
 }
 
 static int mr_bad_line(mr_fields *f, int reason) {
@@ -217,9 +222,8 @@ static int mr_emit_fields(void *context, const mr_line *line) {
     mr_value v = {.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
     if (f->value.column >= 0) {
         if (f->value.word >= 0 && !mr_field_word(&value, f->value.word)) return mr_bad_line(f, MR_NO_COLUMN);
-        int is_number = mr_number(f, value, line->text, &v);
-        if (is_number < 0) return is_number;
-        if (!is_number) return mr_bad_line(f, MR_NO_NUMBER);
+        int why = mr_number(f, value, line->text, &v);
+        if (MR_UNLIKELY(why != MR_OK)) return why < 0 ? why : mr_bad_line(f, why);
     }
     return mr_batch_add(f->batch, key.p, key.len, &v, line->limit - key.p >= MR_INLINE_KEY);
 }

@@ -132,7 +132,7 @@ static void test_numbers(locale_t c_locale, size_t rounds) {
         if (bad < n) text[before + bad] = (uint8_t)"/:x\x80\xB5"[below(5)];
         uint8_t *p = exact(text, before + n);
         mr_value v;
-        int is_number = mr_number(&f, (mr_field){p + before, n}, p, &v);
+        int is_number = mr_number(&f, (mr_field){p + before, n}, p, &v) == MR_OK;
         uint64_t total = 0;
         int overflow = 0;
         for (size_t i = 0; i < n; i++) {
