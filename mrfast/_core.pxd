@@ -47,7 +47,7 @@ cdef extern from "_native/classify.h" nogil:
     ctypedef enum mr_letters:
         MR_UNICODE, MR_ASCII, MR_SPACE
     ctypedef enum mr_simd:
-        MR_SIMD_SCALAR, MR_SIMD_SSE2, MR_SIMD_AVX2, MR_SIMD_AVX512
+        MR_SIMD_SCALAR, MR_SIMD_NEON, MR_SIMD_SSE2, MR_SIMD_AVX2, MR_SIMD_AVX512
     ctypedef void (*mr_classify_fn)(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) noexcept nogil
     int mr_simd_runs(mr_simd simd)
     mr_classify_fn mr_classifier(mr_letters letters, mr_simd simd)
@@ -109,6 +109,7 @@ cdef extern from "_native/sink.h" nogil:
         uint64_t records_in
     ctypedef struct mr_words:
         mr_letters letters
+        mr_simd simd
         mr_classify_fn classify
         int lower
         int distinct

@@ -139,7 +139,9 @@ cdef extern from *:
 
 UNICODE_VERSION = MR_UNICODE_VERSION.decode()
 
-LEVELS = {"scalar": MR_SIMD_SCALAR, "sse2": MR_SIMD_SSE2, "avx2": MR_SIMD_AVX2, "avx512": MR_SIMD_AVX512}
+LEVELS = {
+    "scalar": MR_SIMD_SCALAR, "neon": MR_SIMD_NEON, "sse2": MR_SIMD_SSE2, "avx2": MR_SIMD_AVX2, "avx512": MR_SIMD_AVX512
+}
 SIMD_LEVELS = tuple([name for name in LEVELS if mr_simd_runs(<mr_simd>LEVELS[name])])
 SIMD = os.environ.get("MRFAST_SIMD") or SIMD_LEVELS[-1]
 if SIMD not in SIMD_LEVELS:

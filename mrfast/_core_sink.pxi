@@ -79,6 +79,7 @@ cdef class MapSink:
             raise ValueError(f"a MapSink cannot be fed by ops.{source.kind}; emit its pairs instead")
         self.source = SOURCES[source.kind]
         if self.source == WORDS:
+            self.words.simd = LEVEL
             self.words.classify = classifier(source.letters)
             self.words.letters = <mr_letters>LETTERS[source.letters]
             self.words.lower = source.lower and self.words.letters != MR_SPACE

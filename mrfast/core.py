@@ -25,8 +25,8 @@ iterating a Grouper; a `LineWriter` writes what a reduce makes of them. Keys are
 int, float, bool, None or what JSON holds. A class here belongs to one thread at a time; using it from two at once
 raises RuntimeError.
 
-`SIMD` is the width of the vector code in use, one of `SIMD_LEVELS`; MRFAST_SIMD=scalar (sse2, avx2, avx512) in the
-environment forces one. All give the same bytes.
+`SIMD` is the width of the vector code in use, one of `SIMD_LEVELS`; MRFAST_SIMD=scalar (sse2, avx2, avx512; neon on
+arm64) in the environment forces one. All give the same bytes.
 
 `map_object` wraps drained segments as the one object that a map task writes, and `read_index` finds them again:
 

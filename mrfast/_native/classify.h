@@ -8,10 +8,12 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 typedef enum { MR_UNICODE = 0, MR_ASCII = 1, MR_SPACE = 2 } mr_letters;
-typedef enum { MR_SIMD_SCALAR = 0, MR_SIMD_SSE2 = 1, MR_SIMD_AVX2 = 2, MR_SIMD_AVX512 = 3 } mr_simd;
+typedef enum { MR_SIMD_SCALAR, MR_SIMD_NEON, MR_SIMD_SSE2, MR_SIMD_AVX2, MR_SIMD_AVX512 } mr_simd;
 
 /* words: 64-byte groups at p. inside: bit i set when byte i belongs to a token; high: when byte i is >= 0x80. */
 typedef void (*mr_classify_fn)(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high);
@@ -73,8 +75,9 @@ static void mr_classify_space_sse2(const uint8_t *p, size_t words, uint64_t *ins
     }
 }
 
-__attribute__((target("avx2"))) static void mr_classify_letters_avx2(const uint8_t *p, size_t words, uint64_t *inside,
-                                                                     uint64_t *high) {
+#define MR_WIDE __attribute__((target("avx2,bmi,bmi2")))
+
+MR_WIDE static void mr_classify_letters_avx2(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) {
     const __m256i fold = _mm256_set1_epi8(0x20), shift = _mm256_set1_epi8(0x7f - 'z');
     const __m256i floor = _mm256_set1_epi8(0x7f - 26);
     for (size_t w = 0; w < words; w++, p += 64) {
@@ -89,8 +92,7 @@ __attribute__((target("avx2"))) static void mr_classify_letters_avx2(const uint8
     }
 }
 
-__attribute__((target("avx2"))) static void mr_classify_space_avx2(const uint8_t *p, size_t words, uint64_t *inside,
-                                                                   uint64_t *high) {
+MR_WIDE static void mr_classify_space_avx2(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) {
     const __m256i blank = _mm256_set1_epi8(' '), shift = _mm256_set1_epi8(0x7f - 13);
     const __m256i floor = _mm256_set1_epi8(0x7f - 5);
     for (size_t w = 0; w < words; w++, p += 64) {
@@ -123,14 +125,55 @@ MR_AVX512 static void mr_classify_space_avx512(const uint8_t *p, size_t words, u
     }
 }
 
+#elif defined(__aarch64__)
+
+/* NEON has no movemask: one bit a lane is kept and neighbours are added up, four vectors to 64 bits. */
+MR_INLINE uint64_t mr_neon_mask(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
+    static const uint8_t lanes[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t bits = vld1q_u8(lanes);
+    uint8x16_t ab = vpaddq_u8(vandq_u8(a, bits), vandq_u8(b, bits));
+    uint8x16_t cd = vpaddq_u8(vandq_u8(c, bits), vandq_u8(d, bits));
+    uint8x16_t all = vpaddq_u8(ab, cd);
+    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
+}
+
+MR_INLINE uint8x16_t mr_neon_letters(uint8x16_t v) {
+    return vcltq_u8(vsubq_u8(vorrq_u8(v, vdupq_n_u8(0x20)), vdupq_n_u8('a')), vdupq_n_u8(26));
+}
+
+MR_INLINE uint8x16_t mr_neon_high(uint8x16_t v) { return vcgeq_u8(v, vdupq_n_u8(0x80)); }
+
+MR_INLINE uint8x16_t mr_neon_space(uint8x16_t v) {
+    return vorrq_u8(vceqq_u8(v, vdupq_n_u8(' ')), vcltq_u8(vsubq_u8(v, vdupq_n_u8(9)), vdupq_n_u8(5)));
+}
+
+static void mr_classify_letters_neon(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) {
+    for (size_t w = 0; w < words; w++, p += 64) {
+        uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 16), c = vld1q_u8(p + 32), d = vld1q_u8(p + 48);
+        inside[w] = mr_neon_mask(mr_neon_letters(a), mr_neon_letters(b), mr_neon_letters(c), mr_neon_letters(d));
+        high[w] = mr_neon_mask(mr_neon_high(a), mr_neon_high(b), mr_neon_high(c), mr_neon_high(d));
+    }
+}
+
+static void mr_classify_space_neon(const uint8_t *p, size_t words, uint64_t *inside, uint64_t *high) {
+    for (size_t w = 0; w < words; w++, p += 64) {
+        uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 16), c = vld1q_u8(p + 32), d = vld1q_u8(p + 48);
+        inside[w] = ~mr_neon_mask(mr_neon_space(a), mr_neon_space(b), mr_neon_space(c), mr_neon_space(d));
+        high[w] = 0;
+    }
+}
+
 #endif
 
 /* Whether this machine runs a level. */
 static inline int mr_simd_runs(mr_simd simd) {
 #if defined(__x86_64__)
-    if (simd == MR_SIMD_AVX512) return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512f");
-    if (simd == MR_SIMD_AVX2) return __builtin_cpu_supports("avx2");
+    int wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    if (simd == MR_SIMD_AVX512) return wide && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512f");
+    if (simd == MR_SIMD_AVX2) return wide;
     if (simd == MR_SIMD_SSE2) return 1;
+#elif defined(__aarch64__)
+    if (simd == MR_SIMD_NEON) return 1;
 #endif
     return simd == MR_SIMD_SCALAR;
 }
@@ -141,6 +184,8 @@ static inline mr_classify_fn mr_classifier(mr_letters letters, mr_simd simd) {
     if (simd == MR_SIMD_AVX512) return space ? mr_classify_space_avx512 : mr_classify_letters_avx512;
     if (simd == MR_SIMD_AVX2) return space ? mr_classify_space_avx2 : mr_classify_letters_avx2;
     if (simd == MR_SIMD_SSE2) return space ? mr_classify_space_sse2 : mr_classify_letters_sse2;
+#elif defined(__aarch64__)
+    if (simd == MR_SIMD_NEON) return space ? mr_classify_space_neon : mr_classify_letters_neon;
 #endif
     (void)simd;
     return space ? mr_classify_space_scalar : mr_classify_letters_scalar;

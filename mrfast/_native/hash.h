@@ -191,9 +191,10 @@ static uint64_t mr_digest_value(const mr_digest *d) {
     return mr_xxh3_finish(acc, end, d->total);
 }
 
-/* The combiner table's hash: seeded per process against flooding, one multiply for a key held in two words. */
-MR_INLINE uint64_t mr_table_hash_inline(uint64_t k0, uint64_t k1, size_t len, const uint64_t seed[2]) {
-    return mr_mul_fold(k0 ^ seed[0], (k1 ^ seed[1]) + len * MR_P64_1);
+/* The combiner table's hash: seeded per process against flooding, one multiply for a key held in two words. Keys that
+ * differ only in the NULs at their end share it: at most 16 of them. */
+MR_INLINE uint64_t mr_table_hash_inline(uint64_t k0, uint64_t k1, const uint64_t seed[2]) {
+    return mr_mul_fold(k0 ^ seed[0], k1 ^ seed[1]);
 }
 
 static inline uint64_t mr_table_hash_long(const uint8_t *p, size_t n, const uint64_t seed[2]) {

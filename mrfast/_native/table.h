@@ -7,6 +7,7 @@
 
 #include "fold.h"
 #include "hash.h"
+#include "pages.h"
 
 #define MR_INLINE_KEY 16
 
@@ -46,12 +47,10 @@ enum {
 
 /* A key of up to 16 bytes as two zero-padded words. */
 MR_INLINE void mr_key_words(const uint8_t *p, size_t len, int readable, uint64_t *k0, uint64_t *k1) {
-    static const uint64_t masks[9] = {
-        0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, ~0ULL,
-    };
+    static const uint8_t kept[32] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
     if (MR_LIKELY(readable == MR_AFTER)) {
-        *k0 = mr_load64(p) & masks[len < 8 ? len : 8];
-        *k1 = mr_load64(p + 8) & masks[len > 8 ? len - 8 : 0];
+        *k0 = mr_load64(p) & mr_load64(kept + 16 - len);
+        *k1 = mr_load64(p + 8) & mr_load64(kept + 24 - len);
     } else if (readable == MR_BEFORE && len) {
         __extension__ unsigned __int128 words = mr_load64(p + len - 8);
         words = (words << 64 | mr_load64(p + len - 16)) >> 8 * (MR_INLINE_KEY - len);
@@ -69,7 +68,7 @@ MR_INLINE mr_key mr_make_key(const mr_table *t, const uint8_t *p, size_t len, in
     mr_key k = {.k0 = 0, .k1 = 0, .hash = 0, .bytes = p, .len = len};
     if (MR_LIKELY(len <= MR_INLINE_KEY)) {
         mr_key_words(p, len, readable, &k.k0, &k.k1);
-        k.hash = mr_table_hash_inline(k.k0, k.k1, len, t->seed);
+        k.hash = mr_table_hash_inline(k.k0, k.k1, t->seed);
     } else {
         k.k0 = mr_load64(p);
         k.hash = mr_table_hash_long(p, len, t->seed);
@@ -77,28 +76,50 @@ MR_INLINE mr_key mr_make_key(const mr_table *t, const uint8_t *p, size_t len, in
     return k;
 }
 
-static int mr_table_resize(mr_table *t, size_t capacity) {
-    mr_slot *old = t->slots;
-    size_t old_capacity = t->capacity;
-    if (capacity > SIZE_MAX / sizeof(mr_slot)) return MR_NOMEM;
-    mr_slot *slots = (mr_slot *)calloc(capacity, sizeof(mr_slot));
-    if (!slots) return MR_NOMEM;
-    mr_huge_pages(slots, capacity * sizeof(mr_slot));
-    unsigned shift = 64 - (unsigned)__builtin_ctzll(capacity);
-    for (size_t i = 0; i < old_capacity; i++) {
-        const mr_slot *s = &old[i];
-        if (!s->tag) continue;
-        uint64_t hash = s->len <= MR_INLINE_KEY ? mr_table_hash_inline(s->k0, s->k1, s->len, t->seed)
-                                                : mr_load64((const uint8_t *)(uintptr_t)s->k1 - 8);
-        size_t at = (size_t)(hash >> shift);
-        while (slots[at].tag) at = (at + 1) & (capacity - 1);
-        slots[at] = *s;
+/* Puts a slot's content where its hash wants it; 0: it would have to wrap round to a slot before `least`. */
+MR_INLINE int mr_table_place(mr_table *t, const mr_slot *s, uint64_t hash, size_t least) {
+    size_t at = (size_t)(hash >> t->shift);
+    if (at < least) return 0;
+    while (t->slots[at].tag) {
+        at = (at + 1) & (t->capacity - 1);
+        if (MR_UNLIKELY(at < least)) return 0;
     }
-    free(old);
+    t->slots[at] = *s;
+    return 1;
+}
+
+MR_INLINE uint64_t mr_slot_hash(const mr_table *t, const mr_slot *s) {
+    return s->len <= MR_INLINE_KEY ? mr_table_hash_inline(s->k0, s->k1, t->seed)
+                                   : mr_load64((const uint8_t *)(uintptr_t)s->k1 - 8);
+}
+
+/* Grows in place: the slots go up from the last to the first, each to a free one at or after its own. The few that
+ * cannot (displaced ones near the start, and what wraps round the end) wait until all others are placed. */
+static int mr_table_resize(mr_table *t, size_t capacity) {
+    size_t old_capacity = t->capacity;
+    if (capacity > SIZE_MAX / 2 / sizeof(mr_slot)) return MR_NOMEM;
+    mr_slot *slots = (mr_slot *)mr_pages_grow(t->slots, old_capacity * sizeof(mr_slot), capacity * sizeof(mr_slot));
+    if (!slots) return MR_NOMEM;
     t->slots = slots;
     t->capacity = capacity;
-    t->shift = shift;
-    return MR_OK;
+    t->shift = 64 - (unsigned)__builtin_ctzll(capacity);
+    mr_buffer waiting = {NULL, 0, 0};
+    int status = MR_OK;
+    for (size_t i = old_capacity; i-- > 0;) {
+        mr_slot s = slots[i];
+        if (!s.tag) continue;
+        memset(&slots[i], 0, sizeof s);
+        if (!mr_table_place(t, &s, mr_slot_hash(t, &s), i) && status == MR_OK) {
+            status = mr_buffer_append(&waiting, &s, sizeof s);
+        }
+    }
+    for (size_t at = 0; at < waiting.len; at += sizeof(mr_slot)) {
+        mr_slot s;
+        memcpy(&s, waiting.data + at, sizeof s);
+        mr_table_place(t, &s, mr_slot_hash(t, &s), 0);
+    }
+    mr_buffer_free(&waiting);
+    return status;
 }
 
 /* Makes sure that `more` new keys fit without another resize, so that slot addresses hold meanwhile. */
@@ -110,8 +131,16 @@ MR_INLINE int mr_table_reserve(mr_table *t, size_t more) {
     return mr_table_resize(t, capacity);
 }
 
-MR_INLINE void mr_table_prefetch(const mr_table *t, uint64_t hash) {
-    __builtin_prefetch(&t->slots[hash >> t->shift], 1, 3);
+/* The slot that a hash names. */
+MR_INLINE mr_slot *mr_table_home(const mr_table *t, uint64_t hash) { return &t->slots[hash >> t->shift]; }
+
+MR_INLINE void mr_table_prefetch(const mr_table *t, uint64_t hash) { __builtin_prefetch(mr_table_home(t, hash), 1, 3); }
+
+/* Whether the slot holds this key, of at most 16 bytes, with this tag: three words compared at once. */
+MR_INLINE int mr_slot_holds(const mr_slot *s, const mr_key *k, uint32_t tag) {
+    uint64_t meta;
+    memcpy(&meta, &s->tag, 8); /* tag and len */
+    return !((s->k0 ^ k->k0) | (s->k1 ^ k->k1) | (meta ^ ((uint64_t)k->len << 32 | tag)));
 }
 
 /* The key's slot, entered with tag 0 when it is new (the caller sets the tag); NULL: out of memory.
@@ -153,7 +182,7 @@ static inline size_t mr_table_bytes(const mr_table *t) {
 }
 
 static inline void mr_table_free(mr_table *t) {
-    free(t->slots);
+    mr_pages_free(t->slots, t->capacity * sizeof(mr_slot));
     mr_arena_free(&t->arena);
     t->slots = NULL;
     t->capacity = t->count = 0;

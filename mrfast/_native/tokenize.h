@@ -97,7 +97,7 @@ static inline void mr_scan_begin(mr_scan *s, const uint8_t *text, size_t len, mr
 }
 
 /* The tokens that end within the next window, into spans (room for MR_WINDOW_TOKENS); 0 < windows left. */
-static size_t mr_scan_window(mr_scan *s, mr_span *spans) {
+MR_INLINE size_t mr_scan_window(mr_scan *s, mr_span *spans) {
     uint64_t inside[MR_WINDOW_WORDS], high[MR_WINDOW_WORDS];
     size_t left = s->len - s->at, bytes = left < MR_WINDOW_BYTES ? left : MR_WINDOW_BYTES;
     size_t whole = bytes / 64, words = (bytes + 63) / 64, count = 0;

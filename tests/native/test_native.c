@@ -119,6 +119,7 @@ static void test_words(mr_letters letters, mr_simd simd, size_t room) {
     memset(&sink, 0, sizeof sink);
     memset(&words, 0, sizeof words);
     words.letters = letters;
+    words.simd = simd;
     words.classify = mr_classifier(letters, simd);
     words.value = (mr_value){.bytes = NULL, .len = 0, .number = 1, .tag = MR_INT};
     words.spans = (mr_span *)malloc((MR_WINDOW_TOKENS + 1) * sizeof(mr_span));
@@ -145,8 +146,9 @@ static void test_words(mr_letters letters, mr_simd simd, size_t room) {
 
 static void test_tokens(size_t rounds) {
     for (size_t i = 0; i < rounds; i++) {
-        mr_simd simd = (mr_simd)below(MR_SIMD_AVX512 + 1);
-        if (!mr_simd_runs(simd)) simd = MR_SIMD_SCALAR;
+        mr_simd simd;
+        do simd = (mr_simd)below(MR_SIMD_AVX512 + 1);
+        while (!mr_simd_runs(simd));
         test_words((mr_letters)below(3), simd, below(8) ? below(300) + 1 : below(20000) + 1);
     }
 }
