@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import reference
@@ -178,3 +179,66 @@ def test_letters_must_be_spelt_out() -> None:
         core.tokens(b"a")  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="'unicode', 'ascii' or 'space'"):
         core.tokens(b"a", letters="latin")
+
+
+@pytest.mark.parametrize("value", [1, "filename"])
+@pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("combine", [None, ops.count(), ops.index(), ops.first()], ids=str)
+@examples(40)
+@given(data=st.data(), texts=st.lists(TEXTS, max_size=3), lower=st.booleans())
+def test_pieces_of_words(
+    value: int | str, distinct: bool, combine: Any, data: st.DataObject, texts: list[bytes], lower: bool
+) -> None:
+    if combine == ops.index() and value == 1:
+        return  # refused: an index takes str
+    op = ops.words(letters="unicode", value=value, distinct=distinct, lower=lower)
+    sink = core.MapSink(1, source=op, combine=combine)
+    expected: dict[str, list[int | str]] = {}
+    for number, text in enumerate(texts):
+        name = f"f{number // 2}"  # two pieces of one file, then another file
+        sink.begin(name)
+        cut = data.draw(st.integers(0, len(text)))
+        sink.feed(text[:cut])
+        sink.feed(text[cut:])
+        sink.end()
+        words = reference.tokens(text, letters="unicode")
+        words = [reference.lower(word) for word in words] if lower else words
+        for word in dict.fromkeys(words) if distinct else words:
+            expected.setdefault(word, []).append(name if value == "filename" else 1)
+    assert sink.records_in == sum(len(values) for values in expected.values())
+    pairs = sorted(expected.items(), key=lambda pair: pair[0].encode())
+    kind = combine.kind if combine else None
+    if kind == "count":
+        out = [(word, len(values)) for word, values in pairs]
+    elif kind == "first":
+        out = [(word, values[0]) for word, values in pairs]
+    elif kind == "index":
+        out = [(word, name) for word, values in pairs for name in dict.fromkeys(values)]
+    else:
+        out = [(word, item) for word, values in pairs for item in values]
+    assert list(core.read_segment(sink.drain().body, "str")) == out
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("size", [15, 16, 17, 40])
+def test_long_and_mixed_case_words_in_batches(size: int, distinct: bool) -> None:
+    rng = random.Random(size)
+    words = ["".join(rng.choices("aBcDzZéÉẞİ", k=rng.randrange(1, size + 1))) for _ in range(500)]
+    words += ["".join(rng.choices("AZaz", k=size)) for _ in range(500)]
+    op = ops.words(letters="unicode", lower=True, distinct=distinct)
+    found = fed(" ".join(words * 2).encode(), [1, 77, 5000], op)
+    lowered = Counter(reference.lower(word) for word in words for _ in range(2))
+    tokens = Counter(
+        reference.lower(word) for word in reference.tokens(" ".join(words * 2).encode(), letters="unicode")
+    )
+    assert lowered == tokens
+    assert found == (Counter(set(lowered)) if distinct else lowered)
+
+
+def test_a_table_that_grows_in_place_keeps_every_count() -> None:
+    rng = random.Random(9)
+    words = [f"{rng.randrange(1 << 60):x}".translate(str.maketrans("0123456789", "ghijklmnop")) for _ in range(90_000)]
+    words += [word * 2 for word in words[:1000]]
+    counted = words + rng.choices(words, k=50_000) + words[:200] * 20
+    rng.shuffle(counted)
+    assert fed(" ".join(counted).encode(), [], ops.words(letters="ascii")) == Counter(counted)
