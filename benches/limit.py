@@ -1,0 +1,5 @@
+"""Compiles benches/limit.cpp."""
+
+
+def program():
+    return None
