@@ -51,8 +51,8 @@ def english(rng: random.Random) -> Iterator[bytes]:
     """Text of 22,000 distinct words, some with letters beyond ASCII, with punctuation and lines."""
     words = dict.fromkeys(COMMON)
     while len(words) < 22_000:
-        words["".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3, 3, 3, 4, 4, 5, 6))))] = None
-    drawn = table(list(words), 1.07)
+        words["".join(rng.choices(SYLLABLES, k=rng.choice((1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5))))] = None
+    drawn = table(list(words), 1.15)
     while True:
         yield alternating(rng.choices(drawn, k=DRAWS), rng.choices(ENDS, k=DRAWS))
 
