@@ -1,35 +1,80 @@
-"""One bench a kernel: equal to its slow twin on a slice first, then timed; MB/s in extra_info."""
+"""One bench a kernel: equal to its slow twin on a slice first, then timed; MB/s of one core in extra_info."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jobs
+import limit
+import orjson
 import pytest
 import reference
 
+import mrfast
 from mrfast import core, ops
+from mrfast.tasks.grep import grep_pairs
 
 SLICE_BYTES = 200_000
+ROUNDS = 3
+PARTITIONS = 10
+BLOCK_BYTES = 1 << 20
+FEED = Path(__file__).with_name("feed.py")
 Corpus = Callable[[str], Path]
 
+# name: corpus, source, combine, reduce, output
+JOBS: dict[str, tuple[str, Any, Any, Any, str]] = {
+    "words-english": ("english", ops.words(letters="unicode"), ops.sum(), ops.sum(), "text"),
+    "words-zipf": ("zipf", ops.words(letters="unicode"), ops.sum(), ops.sum(), "text"),
+    "index-english": (
+        "english",
+        ops.words(letters="unicode", value="filename", distinct=True),
+        ops.index(),
+        ops.index(),
+        "text",
+    ),
+    "index-zipf": (
+        "zipf",
+        ops.words(letters="unicode", value="filename", distinct=True),
+        ops.index(),
+        ops.index(),
+        "text",
+    ),
+    "fields": ("access", ops.fields(sep=" ", key=(4, 1), value=6), ops.sum(), ops.sum(), "text"),
+    "lines": ("access", ops.lines(), None, ops.identity(), "raw"),
+    "records": ("records", ops.records(size=100, key=(0, 10)), None, ops.identity(), "raw"),
+}
+COUNTED = ("words-english", "words-zipf", "fields")
 
-def timed(benchmark: Any, function: Callable[[], Any], size: int) -> None:
-    """Three rounds, and the throughput of the best."""
-    benchmark.pedantic(function, rounds=3, warmup_rounds=1)
-    if benchmark.stats is not None:
-        benchmark.extra_info["MB/s"] = round(size / benchmark.stats.stats.min / 1e6, 1)
+
+@pytest.fixture
+def timed(benchmark: Any) -> Callable[..., None]:
+    """Times a function that takes what `setup` gives, and notes the throughput of the best round."""
+
+    def run(function: Callable[..., Any], size: int, setup: Callable[[], Any] | None = None) -> None:
+        arguments = None if setup is None else lambda: ((setup(),), {})
+        benchmark.pedantic(function, setup=arguments, rounds=ROUNDS)
+        if not benchmark.disabled:
+            benchmark.extra_info["MB/s"] = round(size / benchmark.stats.stats.min / 1e6, 1)
+
+    return run
 
 
-def mapped(data: bytes, source: Any, combine: Any = None, partitions: int = 10) -> core.Drained:
-    """A map task's work on one object."""
-    sink = core.MapSink(partitions, source=source, combine=combine)
+def fed(data: bytes, source: Any, combine: Any) -> core.MapSink:
+    """A map task's sink after one object."""
+    sink = core.MapSink(PARTITIONS, source=source, combine=combine)
     sink.begin("bench")
-    for at in range(0, len(data), 1 << 20):
-        sink.feed(memoryview(data)[at : at + (1 << 20)])
+    for at in range(0, len(data), BLOCK_BYTES):
+        sink.feed(memoryview(data)[at : at + BLOCK_BYTES])
     sink.end()
-    return sink.drain()
+    return sink
 
 
 def groupers(drained: core.Drained, reduce: Any) -> list[core.Grouper]:
@@ -42,84 +87,147 @@ def groupers(drained: core.Drained, reduce: Any) -> list[core.Grouper]:
     return out
 
 
-def parts(data: bytes, source: Any, combine: Any, reduce: Any, output: str, terminator: bytes = b"\n") -> list[bytes]:
-    """A whole job's parts, in memory."""
-    groups = groupers(mapped(data, source, combine), reduce)
-    return [bytes(group.write(output, terminator=terminator)) for group in groups]
+def written(drained: core.Drained, reduce: Any, output: str, terminator: bytes) -> list[bytes]:
+    """What the reduce tasks write: their segments checked, sorted, grouped, reduced."""
+    return [bytes(group.write(output, terminator=terminator)) for group in groupers(drained, reduce)]
 
 
-def test_xxh3(benchmark: Any, corpus: Corpus) -> None:
+def prepared(name: str, corpus: Corpus) -> tuple[bytes, Any, Any, Any, str, bytes]:
+    """Data, source, combine, reduce, output, terminator of a job that gives the slow twin's parts of a slice."""
+    where, source, combine, reduce, output = JOBS[name]
+    data, size = corpus(where).read_bytes(), getattr(source, "size", 0)
+    part, end = data[: data.index(b"\n", min(SLICE_BYTES, len(data) - 1)) + 1], b"" if size else b"\n"
+    slow = reference.run_reference(source, reduce, [("bench", part)], PARTITIONS, output=output, record_bytes=size)
+    assert written(fed(part, source, combine).drain(), reduce, output, end) == slow
+    return data, source, combine, reduce, output, end
+
+
+def test_xxh3(timed: Callable[..., None], corpus: Corpus) -> None:
     data = corpus("records").read_bytes()
     assert core.xxh3_64(data[:SLICE_BYTES]) == reference.xxh3_64(data[:SLICE_BYTES])
-    timed(benchmark, lambda: core.xxh3_64(data), len(data))
+    timed(lambda: core.xxh3_64(data), len(data))
 
 
 @pytest.mark.parametrize("letters", ["unicode", "ascii", "space"])
-def test_tokens(benchmark: Any, corpus: Corpus, letters: str) -> None:
+def test_tokens(timed: Callable[..., None], corpus: Corpus, letters: str) -> None:
     data = corpus("english").read_bytes()
     part = data[:SLICE_BYTES]
     assert core.tokens(part, letters=letters) == reference.tokens(part, letters=letters)
-    timed(benchmark, lambda: core.tokens(data, letters=letters), len(data))
+    timed(lambda: core.tokens(data, letters=letters), len(data))
 
 
-JOBS = {
-    "count-english": ("english", ops.words(letters="unicode"), ops.sum(), ops.sum(), "text"),
-    "count-distinct": ("distinct", ops.words(letters="unicode"), ops.sum(), ops.sum(), "text"),
-    "bytes-per-url": ("access", ops.fields(sep=" ", key=(4, 1), value=6), ops.sum(), ops.sum(), "text"),
-    "sort-lines": ("access", ops.lines(), None, ops.identity(), "raw"),
-    "sort-records": ("records", ops.records(size=100, key=(0, 10)), None, ops.identity(), "raw"),
-}
-
-
-def check(name: str, corpus: Corpus) -> None:
-    """The job's parts of a slice of the corpus are the slow twin's."""
-    data, source, combine, reduce, output, size = job(name, corpus)
-    part = data[: SLICE_BYTES // 100 * 100]
-    if not size:
-        part = part[: part.rindex(b"\n") + 1]
-    slow = reference.run_reference(source, reduce, [("bench", part)], 10, output=output, record_bytes=size)
-    assert parts(part, source, combine, reduce, output, b"" if size else b"\n") == slow
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_map(benchmark: Any, corpus: Corpus, name: str) -> None:
-    data, source, combine, *_ = job(name, corpus)
-    check(name, corpus)
-    timed(benchmark, lambda: mapped(data, source, combine), len(data))
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_reduce(benchmark: Any, corpus: Corpus, name: str) -> None:
-    data, source, combine, reduce, output, size = job(name, corpus)
-    check(name, corpus)
-    drained = mapped(data, source, combine)
-    end = b"" if size else b"\n"
-    timed(
-        benchmark,
-        lambda: [group.write(output, terminator=end) for group in groupers(drained, reduce)],
-        len(drained.body),
+@pytest.mark.parametrize("simd", core.SIMD_LEVELS)
+@pytest.mark.parametrize("name", ["words-english", "words-zipf"])
+def test_feed_beside_the_limit(benchmark: Any, corpus: Corpus, name: str, simd: str) -> None:
+    """Words by each vector width; `of the limit` is the share of what benches/limit.cpp does on one core, just then."""
+    prepared(name, corpus)
+    path, rates = str(corpus(JOBS[name][0])), []
+    environment = {**jobs.ENVIRONMENT, "MRFAST_SIMD": simd}
+    ours = [sys.executable, str(FEED), path]
+    benchmark.pedantic(
+        lambda: rates.append(float(subprocess.check_output(ours, env=environment))),
+        rounds=1 if benchmark.disabled else ROUNDS,
     )
+    benchmark.extra_info["MB/s"] = max(rates)
+    if not benchmark.disabled and (program := limit.program()) is not None:
+        bound = float(subprocess.check_output([str(program), "feed", path]))
+        benchmark.extra_info.update({"limit MB/s": bound, "of the limit": round(max(rates) / bound, 2)})
 
 
-def test_emit_all(benchmark: Any, corpus: Corpus) -> None:
-    data = corpus("english").read_bytes()[: 1 << 20]
-    pairs = [(word, 1) for word in core.tokens(data, letters="ascii")]
+@pytest.mark.parametrize("name", JOBS)
+def test_map(timed: Callable[..., None], corpus: Corpus, name: str) -> None:
+    data, source, combine, *_ = prepared(name, corpus)
+    timed(lambda: fed(data, source, combine), len(data))
 
-    def emit() -> core.Drained:
+
+@pytest.mark.parametrize("name", JOBS)
+def test_drain(timed: Callable[..., None], corpus: Corpus, name: str) -> None:
+    data, source, combine, *_ = prepared(name, corpus)
+    size = len(fed(data, source, combine).drain().body)
+    timed(lambda sink: sink.drain(), size, setup=lambda: fed(data, source, combine))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_reduce(timed: Callable[..., None], corpus: Corpus, name: str) -> None:
+    data, source, combine, reduce, output, end = prepared(name, corpus)
+    drained = fed(data, source, combine).drain()
+    timed(lambda: [g.write(output, terminator=end) for g in groupers(drained, reduce)], len(drained.body))
+
+
+@pytest.mark.parametrize("by", ["line", "count"])
+def test_grep(timed: Callable[..., None], corpus: Corpus, by: str) -> None:
+    data, op = corpus("access").read_bytes(), ops.grep(jobs.PATTERN, by=by)
+    part = data[: data.index(b"\n", min(SLICE_BYTES, len(data) - 1)) + 1]
+    assert [pair for pairs in grep_pairs(op, "x", [part]) for pair in pairs] == list(reference.map_pairs(op, "x", part))
+    cuts = [0]
+    while cuts[-1] < len(data):
+        cuts.append(data.index(b"\n", min(cuts[-1] + BLOCK_BYTES, len(data) - 1)) + 1)
+    blocks = [data[a:b] for a, b in itertools.pairwise(cuts)]
+
+    def grep() -> None:
+        sink = core.MapSink(PARTITIONS)
+        for pairs in grep_pairs(op, "bench", blocks):
+            sink.emit_all(pairs)
+
+    timed(grep, len(data))
+
+
+def test_emit_all(timed: Callable[..., None], benchmark: Any, corpus: Corpus) -> None:
+    """`times the generator`: what emitting costs, as a multiple of only running the generator that is emitted."""
+    data = corpus("english").read_bytes()[: 16 << 20]
+    words = core.tokens(data, letters="ascii")
+
+    def pairs(count: int | None = None) -> Iterator[tuple[str, int]]:
+        for word in words[:count]:
+            yield word, 1
+
+    def emit(count: int | None = None) -> core.MapSink:
         sink = core.MapSink(1, combine=ops.sum())
-        sink.emit_all(pairs)
-        return sink.drain()
+        sink.emit_all(pairs(count))
+        return sink
 
-    drained = emit()
-    counted = [(key, sum(values)) for key, values in reference.grouped(pairs)]
+    few = SLICE_BYTES // 10
+    drained = emit(few).drain()
+    counted = [(key, sum(values)) for key, values in reference.grouped(pairs(few))]
     assert list(core.read_segment(drained.body, drained.key_kind)) == counted
-    timed(benchmark, emit, len(data))
-    if benchmark.stats is not None:
-        benchmark.extra_info["pairs/s"] = round(len(pairs) / benchmark.stats.stats.min)
+    bare = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        deque(pairs(), maxlen=0)
+        bare.append(time.perf_counter() - start)
+    timed(emit, len(data))
+    if not benchmark.disabled:
+        best = benchmark.stats.stats.min
+        benchmark.extra_info.update({"pairs/s": round(len(words) / best), "times the generator": best / min(bare)})
 
 
-def job(name: str, corpus: Corpus) -> tuple[bytes, Any, Any, Any, str, int]:
-    """(data, source, combine, reduce, output, record size) of a job; data ends with a whole record."""
-    where, source, combine, reduce, output = JOBS[name]
-    data, size = corpus(where).read_bytes(), getattr(source, "size", 0)
-    return (data[: len(data) // size * size] if size else data), source, combine, reduce, output, size
+def slowest(filename: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    yield row["word"], row["ms"]
+
+
+def test_json_lines(timed: Callable[..., None], corpus: Corpus, tmp_path: Path) -> None:
+    """A Python map over JSON lines by one worker, start-up included."""
+    path = corpus("jsonl")
+
+    def run(source: Path) -> mrfast.JobResult:
+        return mrfast.run(
+            inputs=[source],
+            map=slowest,
+            reduce=ops.max(),
+            input="jsonl",
+            store=tmp_path / "store",
+            output_url=tmp_path / "out",
+            overwrite=True,
+            reduces=1,
+            workers=1,
+        )
+
+    few = tmp_path / "few"
+    with path.open("rb") as file:
+        few.write_bytes(b"".join(file.readlines(SLICE_BYTES)))
+    most: dict[str, float] = {}
+    for row in map(orjson.loads, few.read_bytes().splitlines()):
+        most[row["word"]] = max(row["ms"], most.get(row["word"], 0))
+    expected = "".join(f"{word} {ms!r}\n" for word, ms in sorted(most.items(), key=lambda item: item[0].encode()))
+    assert run(few).text() == expected
+    timed(lambda: run(path), os.path.getsize(path))
