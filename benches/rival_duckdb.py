@@ -7,7 +7,7 @@ import sys
 
 import duckdb
 
-LINES = r"read_csv('{path}', columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', header=false{more})"
+LINES = "read_csv('{path}', columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', header=false{more})"
 WORDS = r"unnest(regexp_extract_all(line, '\pL+'))"
 JOBS = {
     "words": f"SELECT word, count(*) FROM (SELECT {WORDS} AS word FROM {LINES}) GROUP BY word",
