@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #if defined(__AVX512BW__)
 #include <immintrin.h>
@@ -21,7 +20,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
-#include <memory>
 #include <random>
 #include <string>
 #include <string_view>
@@ -185,14 +183,9 @@ static void count(Table &table, const Byte *p, const Byte *stop) {
             }
         }
         uint64_t edges = in ^ (in << 1 | static_cast<uint64_t>(carry));
-        if (carry && edges) {
-            table.add(start, p + lowest(edges));
-            edges &= edges - 1;
-        }
-        for (; edges; edges &= edges - 1) {
-            start = p + lowest(edges);
-            if (!(edges &= edges - 1)) break;
-            table.add(start, p + lowest(edges));
+        for (bool ends = carry; edges; edges &= edges - 1, ends = !ends) {
+            if (ends) table.add(start, p + lowest(edges));
+            else start = p + lowest(edges);
         }
         carry = in >> 63;
     }
@@ -206,36 +199,30 @@ template <class Work> static void parallel(size_t threads, Work work) {
 }
 
 static void feed(const Byte *text, size_t size) {
-    double best = 0;
+    std::clock_t best = 0;
     for (size_t round = 0; round < FEEDS; round++) {
         std::clock_t start = std::clock();
         Table table;
         count(table, text, text + size);
         table.flush();
-        best = std::max(best, static_cast<double>(size) * CLOCKS_PER_SEC / static_cast<double>(std::clock() - start));
+        best = std::min(round ? best : CLOCKS_PER_SEC * 3600, std::clock() - start);
     }
-    std::printf("%.1f\n", best / 1e6);
+    std::printf("%.1f\n", static_cast<double>(size) * CLOCKS_PER_SEC / static_cast<double>(best) / 1e6);
 }
 
 // Each table's words go to the place of their first two bytes; there they are sorted, and equal ones added up.
 static void write_sorted(const std::vector<Table> &tables, std::FILE *out) {
-    std::vector<std::vector<size_t>> places(tables.size(), std::vector<size_t>(PREFIXES));
-    parallel(tables.size(), [&](size_t t) { tables[t].each([&](const Slot &s) { places[t][s.prefix()]++; }); });
-    std::vector<size_t> begins(PREFIXES + 1);
-    size_t total = 0;
-    for (size_t prefix = 0; prefix < PREFIXES; begins[++prefix] = total)
-        for (auto &place : places) place[prefix] = (total += place[prefix]) - place[prefix];
-    std::unique_ptr<Slot[]> all(new Slot[total]);
-    parallel(tables.size(), [&](size_t t) {
-        tables[t].each([&](const Slot &s) { all[places[t][s.prefix()]++] = s; });
-    });
+    std::vector<std::vector<std::vector<Slot>>> places(tables.size(), std::vector<std::vector<Slot>>(PREFIXES));
+    auto place = [&](size_t t) { tables[t].each([&](const Slot &s) { places[t][s.prefix()].push_back(s); }); };
+    parallel(tables.size(), place);
     std::vector<std::string> parts(PREFIXES);
     std::atomic<size_t> next{0};
     parallel(tables.size(), [&](size_t) {
         for (size_t prefix; (prefix = next++) < PREFIXES;) {
-            Slot *s = &all[begins[prefix]], *end = &all[begins[prefix + 1]];
-            std::sort(s, end);
-            for (; s < end; s++) {
+            std::vector<Slot> all;
+            for (auto &from : places) all.insert(all.end(), from[prefix].begin(), from[prefix].end());
+            std::sort(all.begin(), all.end());
+            for (Slot *s = all.data(), *end = s + all.size(); s < end; s++) {
                 if (s + 1 < end && *s == s[1]) s[1].count += s->count;
                 else parts[prefix].append(s->text()).append(1, ' ').append(std::to_string(s->count)).append(1, '\n');
             }
@@ -249,9 +236,8 @@ int main(int argc, char **argv) {
     if (!feeds && argc != 4) return 2;
     for (auto &seed : seeds) seed = static_cast<uint64_t>(std::random_device{}()) << 32 | std::random_device{}() | 1;
     int file = open(argv[2], O_RDONLY);
-    struct stat status;
-    if (file < 0 || fstat(file, &status)) die(argv[2]);
-    size_t size = static_cast<size_t>(status.st_size);
+    if (file < 0) die(argv[2]);
+    size_t size = static_cast<size_t>(lseek(file, 0, SEEK_END));
     // Zeros follow the file, so that whoever reads a little past its end needs no check.
     void *room = mmap(nullptr, size + 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (room == MAP_FAILED) die("mmap");
