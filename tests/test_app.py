@@ -38,6 +38,7 @@ def write(folder: Path, source: str, name: str = "job.py") -> str:
         ("wc", InputCut("blocks", True), "text"),
         ("wc_python", InputCut("blocks", True), "text"),
         ("indexer", InputCut("file", False), "text"),
+        ("index_native", InputCut("blocks", False), "text"),
         ("grep", InputCut("blocks", True), "text"),
         ("url_bytes", InputCut("blocks", True), "text"),
         ("sort", InputCut("blocks", True), "raw"),
