@@ -54,8 +54,17 @@ JOBS = {
     "index-zipf": Job("inverted index, Zipf, 32 files", "index", "index_native", "zipf", folder=True),
     "bytes-per-url": Job("bytes per URL", "bytes", "url_bytes", "access"),
     "grep": Job(f"grep `{PATTERN}`", "grep", "grep", "access", rivals=(*MODULES, "coreutils")),
-    "sort-1": Job("sort, one part", "sort", "records", "records", reduces=1, rivals=("polars", "duckdb", "coreutils")),
-    "sort-2": Job("sort, two parts", "sort", "records", "records", rivals=("polars", "duckdb", "coreutils")),
+    "sort-1": Job(
+        "sort of 100-byte records, one part",
+        "sort",
+        "records",
+        "records",
+        reduces=1,
+        rivals=("polars", "duckdb", "coreutils"),
+    ),
+    "sort-2": Job(
+        "the same, two parts, each sorted", "sort", "records", "records", rivals=("polars", "duckdb", "coreutils")
+    ),
 }
 
 
