@@ -16,6 +16,7 @@ cdef extern from "_native/base.h" nogil:
     ctypedef struct mr_buffer:
         uint8_t *data
         size_t len
+        size_t cap
     int mr_buffer_reserve(mr_buffer *b, size_t more)
     int mr_buffer_append(mr_buffer *b, const void *bytes, size_t n)
     void mr_buffer_free(mr_buffer *b)
@@ -98,6 +99,7 @@ cdef extern from "_native/table.h" nogil:
         size_t count
         uint64_t seed[2]
     size_t mr_table_bytes(const mr_table *t)
+    void mr_table_free(mr_table *t)
 
 
 cdef extern from "_native/sink.h" nogil:
@@ -107,6 +109,13 @@ cdef extern from "_native/sink.h" nogil:
         mr_buffer log
         uint64_t log_records
         uint64_t records_in
+    int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable)
+    size_t mr_sink_bytes(const mr_sink *s)
+    mr_sink mr_sink_take(mr_sink *s)
+    void mr_sink_free(mr_sink *s)
+
+
+cdef extern from "_native/words.h" nogil:
     ctypedef struct mr_words:
         mr_letters letters
         mr_simd simd
@@ -116,10 +125,6 @@ cdef extern from "_native/sink.h" nogil:
         mr_value value
         mr_table seen
         mr_span *spans
-    int mr_sink_add(mr_sink *s, const uint8_t *key, size_t key_len, const mr_value *v, int readable)
-    size_t mr_sink_bytes(const mr_sink *s)
-    mr_sink mr_sink_take(mr_sink *s)
-    void mr_sink_free(mr_sink *s)
     int mr_words_feed(mr_sink *s, mr_words *w, const uint8_t *block, size_t len)
     int mr_words_end(mr_sink *s, mr_words *w)
     void mr_words_leave(mr_words *w)

@@ -229,17 +229,24 @@ cdef class _Input:
 
 
 cdef class Buffer:
-    """Bytes that a kernel made, readable through the buffer protocol without a copy."""
+    """Bytes that a kernel made, readable through the buffer protocol without a copy; or `size` bytes to fill, zeroed."""
 
     cdef mr_buffer bytes
     cdef int exports
+    cdef bint writable
+
+    def __cinit__(self, size: int = 0):
+        if size:
+            check(mr_buffer_reserve(&self.bytes, size))
+            self.bytes.len = size
+            self.writable = True
 
     def __dealloc__(self):
         mr_buffer_free(&self.bytes)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef char *data = <char *>self.bytes.data if self.bytes.data else <char *>""
-        PyBuffer_FillInfo(view, self, data, <Py_ssize_t>self.bytes.len, 1, flags)
+        PyBuffer_FillInfo(view, self, data, <Py_ssize_t>self.bytes.len, not self.writable, flags)
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):

@@ -171,6 +171,8 @@ cdef class MapSink:
             self.claim()
         self.filename = filename
         self.offset = offset
+        if self.memory and mr_table_bytes(&self.words.seen) > self.memory // 4:
+            mr_table_free(&self.words.seen)
         if self.source == WORDS and self.words.value.tag == MR_STR:
             self.filename_utf8 = utf8(filename)
             self.words.value.bytes = <const uint8_t *>PyBytes_AS_STRING(self.filename_utf8)
@@ -215,7 +217,13 @@ cdef class MapSink:
 
     cdef int _bound(self) except -1:
         """Spills when the sink could not take much more within its bound."""
-        if self.memory and mr_sink_need(&self.sink, self.partitions) + mr_table_bytes(&self.words.seen) > self.memory:
+        cdef size_t seen = mr_table_bytes(&self.words.seen)
+        if not self.memory:
+            return 0
+        if seen > self.memory // 2:  # it cannot be spilled: a word counts once in the whole file
+            raise BoundPassed(f"{self.filename}: its distinct words take over half of the memory of {self.memory:,} bytes; "
+                              "raise --memory, or cut the file")
+        if mr_sink_need(&self.sink, self.partitions) + seen > self.memory:
             if self.sink.log_records or self.sink.table.count:
                 self.spill()
         return 0

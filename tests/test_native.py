@@ -36,13 +36,14 @@ def test_kernels_under_sanitizers(compiler: list[str], source: Path, tmp_path: P
     assert (ran.returncode, ran.stdout) == (0, "ok\n"), ran.stderr
 
 
-def test_kernels_on_arm64(tmp_path: Path) -> None:
-    """The same program, cross-compiled and run by an emulator: the NEON code is held against the naive one."""
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_kernels_on_arm64(source: Path, tmp_path: Path) -> None:
+    """The same programs, cross-compiled and run by an emulator: the NEON code is held against the naive one."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static")
     if not compiler or not emulator:
         pytest.skip("needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static")
-    program = tmp_path / "test_native"
-    command = [compiler, "-std=gnu11", "-O2", "-Wno-unused-function", "-static", str(SOURCE), "-lm", "-o", str(program)]
+    program = tmp_path / source.stem
+    command = [compiler, "-std=gnu11", "-O2", "-Wno-unused-function", "-static", str(source), "-lm", "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     command = [emulator, str(program), str(300 * FACTOR)]

@@ -17,7 +17,7 @@ from test_core_sink import TEXT, VALUES, same, segments
 from mrfast import core, ops
 from mrfast.app import App
 from mrfast.errors import BoundPassed, StoreError
-from mrfast.model import ReduceReport
+from mrfast.model import Failure, MapReport, ReduceReport
 from mrfast.tasks import mapper, reducer, spill
 
 NUMBERS = st.one_of(st.integers(-5, 5), st.floats(), st.booleans(), st.integers(-(1 << 62), 1 << 62))
@@ -206,6 +206,10 @@ APPS = {
 }
 
 
+# What does not spill has to fit: a file that is one value, the distinct words of a file.
+LEAST = {"python": 1 << 15, "combine": 1 << 15, "documents": 1 << 18}
+
+
 @pytest.mark.parametrize("name", APPS)
 @pytest.mark.parametrize("split_bytes", [700, 1 << 30])
 def test_a_job_in_no_memory_gives_the_same_parts(name: str, split_bytes: int) -> None:
@@ -215,8 +219,7 @@ def test_a_job_in_no_memory_gives_the_same_parts(name: str, split_bytes: int) ->
     for memory_bytes in (1 << 12, 1 << 17):
         tight = Job(APPS[name], files, split_bytes=split_bytes)
         tight.memory_bytes = memory_bytes
-        if name in ("python", "combine"):  # a file is one value of theirs, and has to fit
-            tight.memory_bytes = max(memory_bytes, 1 << 15)
+        tight.memory_bytes = max(memory_bytes, LEAST.get(name, 0))
         assert tight.parts() == whole
 
 
@@ -236,7 +239,9 @@ def test_no_byte_depends_on_level_memory_or_splits(
     want = Job(app, files).parts()
     core.use_simd(level)
     try:
-        assert Job(app, files, split_bytes=split_bytes, memory_bytes=memory_bytes).parts() == want
+        assert (
+            Job(app, files, split_bytes=split_bytes, memory_bytes=max(memory_bytes, LEAST.get(name, 0))).parts() == want
+        )
     finally:
         core.use_simd(core.SIMD)
 
@@ -252,6 +257,19 @@ def test_a_task_spills_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(job.reduce(reports, 0), ReduceReport)
     assert in_maps > 1
     assert len(written) > in_maps
+
+
+def test_distinct_words_of_a_file_that_do_not_fit_are_refused() -> None:
+    text = " ".join("".join(chr(97 + n // 26**i % 26) for i in range(4)) for n in range(5000)).encode()
+    job = Job(APPS["documents"], {"a.txt": text})
+    job.memory_bytes = 1 << 18
+    report = job.map(0)
+    assert isinstance(report, Failure)
+    assert report.fatal
+    assert "a.txt: its distinct words take over half of the memory of 262,144 bytes; raise --memory" in report.message
+    several = Job(APPS["documents"], {f"{n}.txt": text[n * 2000 : n * 2000 + 1900] for n in range(9)})
+    several.memory_bytes = 1 << 18
+    assert isinstance(several.map(0, *several.pieces), MapReport)  # what one file had is forgotten for the next
 
 
 def test_a_full_disk_is_reported_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,8 @@ static inline uint8_t *mr_arena_take(mr_arena *a, size_t n, int aligned) {
     size_t need;
     if (__builtin_add_overflow(n, sizeof(mr_chunk) + 8, &need)) return NULL;
     if (size < need) size = need;
-    mr_chunk *chunk = (mr_chunk *)malloc(size);
+    mr_chunk *chunk = (mr_chunk *)mr_pages_take(1, size);
     if (!chunk) return NULL;
-    mr_huge_pages(chunk, size);
     chunk->previous = a->chunk;
     chunk->size = size;
     a->chunk = chunk;
@@ -49,7 +48,7 @@ static inline void mr_arena_reset(mr_arena *a) {
     if (!newest) return;
     for (mr_chunk *chunk = newest->previous; chunk;) {
         mr_chunk *previous = chunk->previous;
-        free(chunk);
+        mr_pages_free(chunk, chunk->size);
         chunk = previous;
     }
     newest->previous = NULL;
@@ -60,7 +59,7 @@ static inline void mr_arena_reset(mr_arena *a) {
 static inline void mr_arena_free(mr_arena *a) {
     for (mr_chunk *chunk = a->chunk; chunk;) {
         mr_chunk *previous = chunk->previous;
-        free(chunk);
+        mr_pages_free(chunk, chunk->size);
         chunk = previous;
     }
     memset(a, 0, sizeof *a);

@@ -12,10 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+#include "pages.h"
 
 typedef enum {
     MR_OK = 0,
@@ -83,20 +80,6 @@ MR_INLINE int mr_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_
     return (a_len > b_len) - (a_len < b_len);
 }
 
-#define MR_HUGE_BYTES ((size_t)4 << 20) /* from here on */
-
-/* Asks for huge pages under new memory of some size: filling it page by page costs more than what is written. */
-static inline void mr_huge_pages(void *p, size_t n) {
-#if defined(MADV_HUGEPAGE)
-    if (n < MR_HUGE_BYTES) return;
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)p & ~(page - 1);
-    (void)madvise((void *)start, (((uintptr_t)p + n + page - 1) & ~(page - 1)) - start, MADV_HUGEPAGE);
-#else
-    (void)p;
-    (void)n;
-#endif
-}
-
 /* A growable run of bytes; zero-initialised is empty. The owner frees it. */
 typedef struct {
     uint8_t *data;
@@ -112,11 +95,8 @@ static inline int mr_buffer_reserve(mr_buffer *b, size_t more) {
     while (cap < want) {
         if (__builtin_add_overflow(cap, cap / 2, &cap)) return MR_NOMEM;
     }
-    /* Whole pages with the allocator's header: a mapping that was advised in part could only be copied, not moved. */
-    if (cap >= MR_HUGE_BYTES && cap < SIZE_MAX - 65536) cap = ((cap + 64 + 65535) & ~(size_t)65535) - 64;
-    uint8_t *data = (uint8_t *)realloc(b->data, cap);
+    uint8_t *data = (uint8_t *)mr_pages_grow(b->data, b->cap, cap);
     if (!data) return MR_NOMEM;
-    mr_huge_pages(data, cap);
     b->data = data;
     b->cap = cap;
     return MR_OK;
@@ -130,7 +110,7 @@ static inline int mr_buffer_append(mr_buffer *b, const void *bytes, size_t n) {
 }
 
 static inline void mr_buffer_free(mr_buffer *b) {
-    free(b->data);
+    mr_pages_free(b->data, b->cap);
     memset(b, 0, sizeof *b);
 }
 

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t records;
     mr_entry *entries; /* all records, by partition */
     mr_entry *scratch; /* room for the largest partition */
+    size_t scratch_room;
     uint32_t partition;
     size_t at, end;   /* entries of this partition that are not written yet */
     mr_digest digest; /* of this segment's bytes that were handed out */
@@ -26,8 +27,8 @@ static inline void mr_drain_free(mr_drain *d) {
     free(d->lengths);
     free(d->counts);
     free(d->checksums);
-    free(d->entries);
-    free(d->scratch);
+    mr_pages_free(d->entries, ((size_t)d->records + 1) * sizeof *d->entries);
+    mr_pages_free(d->scratch, d->scratch_room * sizeof *d->scratch);
     memset(d, 0, sizeof *d);
 }
 
@@ -41,11 +42,11 @@ MR_INLINE size_t mr_sink_table_records(const mr_sink *s) {
 #define MR_NEED_KEYS ((size_t)1 << 15)
 #define MR_NEED_BYTES ((size_t)1 << 16)
 
-/* The memory that a sink needs to take MR_NEED_KEYS or MR_NEED_BYTES more and be drained: what it holds, the old and the
- * new place of what would grow, and the drain's entries (R partitions are taken to be of about the same size). */
+/* The memory that a sink needs to take MR_NEED_KEYS or MR_NEED_BYTES more and be drained: what it holds, what would grow,
+ * and the drain's entries (R partitions are taken to be of about the same size). */
 static size_t mr_sink_need(const mr_sink *s, uint32_t partitions) {
     size_t need = mr_sink_bytes(s), records = mr_sink_table_records(s) + (size_t)s->log_records;
-    if (s->table.count + MR_NEED_KEYS > s->table.capacity / 8 * 5) need += 2 * s->table.capacity * sizeof(mr_slot);
+    if (s->table.count + MR_NEED_KEYS > s->table.capacity / 8 * 5) need += s->table.capacity * sizeof(mr_slot);
     if (s->log.len + MR_NEED_BYTES > s->log.cap) need += s->log.cap / 2;
     return need + records * (sizeof(mr_entry) + sizeof(uint16_t) + sizeof(mr_entry) / partitions);
 }
@@ -116,15 +117,16 @@ static int mr_drain_begin(const mr_sink *s, uint32_t partitions, mr_drain *d) {
     d->lengths = (uint64_t *)calloc(partitions, sizeof(uint64_t));
     d->counts = (uint64_t *)calloc(partitions, sizeof(uint64_t));
     d->checksums = (uint64_t *)calloc(partitions, sizeof(uint64_t));
-    d->entries = (mr_entry *)malloc((n + 1) * sizeof *d->entries);
-    uint16_t *part = (uint16_t *)malloc((n + 1) * sizeof *part);
+    d->entries = (mr_entry *)mr_pages_take(n + 1, sizeof *d->entries);
+    uint16_t *part = (uint16_t *)mr_pages_take(n + 1, sizeof *part);
     int status = d->lengths && d->counts && d->checksums && d->entries && part ? MR_OK : MR_NOMEM;
     if (status == MR_OK) status = mr_drain_count(s, d, part);
     if (status == MR_OK) status = mr_drain_place(s, d, part);
-    free(part);
+    mr_pages_free(part, (n + 1) * sizeof *part);
     MR_TRY(status);
     for (uint32_t p = 0; p < partitions; p++) largest = d->counts[p] > largest ? (size_t)d->counts[p] : largest;
-    d->scratch = (mr_entry *)malloc((largest + 1) * sizeof *d->scratch);
+    d->scratch_room = largest + 1;
+    d->scratch = (mr_entry *)mr_pages_take(d->scratch_room, sizeof *d->scratch);
     if (!d->scratch) return MR_NOMEM;
     d->end = (size_t)d->counts[0];
     mr_sort(d->entries, d->scratch, d->end);

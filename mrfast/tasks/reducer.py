@@ -119,7 +119,9 @@ class _ReduceAttempt:
             self._groups = None
         if self._groups is None:
             self._groups = self._new_groups()
-        data = bytearray(segment.length)
+        from mrfast import core
+
+        data = core.Buffer(segment.length)
         with memoryview(data) as view:
             self._read(segment, 0, view)
         self._groups.add(

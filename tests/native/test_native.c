@@ -4,6 +4,7 @@
 #include "../../mrfast/_native/drain.h"
 #include "../../mrfast/_native/format.h"
 #include "../../mrfast/_native/reduce.h"
+#include "../../mrfast/_native/words.h"
 #include "check.h"
 
 /* -- hash ---------------------------------------------------------------------------------------------------------- */
