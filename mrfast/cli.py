@@ -387,7 +387,12 @@ def _run(command: click.Command, name: str) -> NoReturn:
     except OSError:
         _to_null(sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter may end in peace
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.exit(code)  # the interpreter says what went wrong
+    os._exit(code)  # taking the interpreter down piece by piece takes 20 ms, a tenth of a small job
 
 
 def main() -> NoReturn:

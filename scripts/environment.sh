@@ -46,6 +46,8 @@ ensure_venv() {
     if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$digest" ] || ! "$VENV/bin/python" -c 'import mrfast._core' 2>/dev/null; then
         echo "Building mrfast[$extras] in $VENV ..." >&2
         "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e "$ROOT[$extras]"
+        # An editable install has no bytecode: without it each command compiles 60 modules where none may be written.
+        "$VENV/bin/python" -m compileall -q "$ROOT/mrfast"
         echo "$digest" >"$stamp"
     fi
 }

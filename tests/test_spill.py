@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -273,7 +274,7 @@ def test_distinct_words_of_a_file_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_full_disk_is_reported_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill.tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     with pytest.raises(StoreError, match=r"No space left.+TMPDIR.*--memory"):
         spill.write_run([b"bytes"])
     with pytest.raises(BoundPassed):  # what the bytes come from may fail too

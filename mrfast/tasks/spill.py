@@ -6,8 +6,6 @@ given back as the merge goes on. Spills go to TMPDIR.
 
 from __future__ import annotations
 
-import mmap
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,6 +25,9 @@ def release_bytes(memory_bytes: int) -> int:
 
 def write_run(chunks: Iterable[Any]) -> Any:
     """The chunks as one mapped file; empty bytes when there are none."""
+    import mmap  # late: most tasks never spill, and a start-up waits 7 ms for these
+    import tempfile
+
     try:
         with tempfile.TemporaryFile(prefix="mrfast-", buffering=0) as file:
             size = 0
