@@ -1,6 +1,6 @@
 """The C surface of mrfast/_native as Cython sees it."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "locale.h" nogil:
@@ -141,6 +141,27 @@ cdef extern from "_native/batch.h" nogil:
     int mr_batch_takes(const mr_sink *s, const mr_value *v)
     int mr_batch_put(mr_batch *b, const uint8_t *key, size_t key_len, const mr_value *v, int readable)
     int mr_batch_fold(mr_batch *b)
+
+
+cdef extern from "_native/grep.h" nogil:
+    ctypedef const uint8_t *(*mr_find_fn)(const uint8_t *p, const uint8_t *end, const uint8_t *needle, size_t n) noexcept nogil
+    mr_find_fn mr_finder(mr_simd simd)
+    ctypedef struct mr_grep:
+        uint8_t class_of[256]
+        size_t classes
+        uint16_t *next
+        uint8_t *ends
+        uint8_t *literal
+        size_t literal_len
+        int leads
+        int counting
+        mr_find_fn find
+        mr_value key
+        uint64_t matches
+        mr_buffer carry
+    void mr_grep_free(mr_grep *g)
+    int mr_grep_feed(mr_sink *s, mr_grep *g, const uint8_t *block, size_t len)
+    int mr_grep_end(mr_sink *s, mr_grep *g)
 
 
 cdef extern from "_native/columns.h" nogil:

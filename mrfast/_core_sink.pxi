@@ -1,10 +1,10 @@
 cdef enum Source:
-    NO_SOURCE, WORDS, LINES, FIELDS, RECORDS
+    NO_SOURCE, WORDS, LINES, FIELDS, RECORDS, GREP
 
 # A sink looks at its memory once for so many pairs.
 cdef uint64_t EMITS_PER_BOUND = 64
 
-SOURCES = {"words": WORDS, "lines": LINES, "fields": FIELDS, "records": RECORDS}
+SOURCES = {"words": WORDS, "lines": LINES, "fields": FIELDS, "records": RECORDS, "grep": GREP}
 
 
 cdef object bad_key(key):
@@ -16,6 +16,14 @@ cdef object bad_key(key):
 cdef object mixed_keys(kind, other):
     return BadRecord(f"a {other} key was emitted after {kind} keys: keys are str, or all of them bytes; "
                      "use key.decode() or key.encode() to make them one kind")
+
+
+cdef void *copied(bytes data) except NULL:
+    """A copy of the bytes that free() ends."""
+    cdef void *p = malloc(<size_t>PyBytes_GET_SIZE(data))
+    if not p:
+        raise MemoryError
+    return memcpy(p, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
 
 
 cdef mr_column column(spec):
@@ -42,6 +50,7 @@ cdef class MapSink:
     cdef mr_lines lines
     cdef mr_fields fields
     cdef mr_records records
+    cdef mr_grep grep
     cdef Source source
     cdef uint32_t partitions
     cdef bint busy
@@ -75,7 +84,7 @@ cdef class MapSink:
             self._set_source(source)
 
     cdef _set_source(self, source):
-        if source.kind not in SOURCES:
+        if source.kind not in SOURCES or (source.kind == "grep" and not hasattr(source, "next")):
             raise ValueError(f"a MapSink cannot be fed by ops.{source.kind}; emit its pairs instead")
         self.source = SOURCES[source.kind]
         if self.source == WORDS:
@@ -108,11 +117,31 @@ cdef class MapSink:
         elif self.source == RECORDS:
             self.records.size = source.size
             self.records.start, self.records.stop = source.key
+        elif self.source == GREP:
+            self._set_grep(source)
+
+    cdef _set_grep(self, source):
+        """Takes over the tables of an Automaton (mrfast/tasks/automaton.py)."""
+        cdef bytes class_of = source.class_of, next = bytes(source.next), ends = source.ends, literal = source.literal
+        if len(class_of) != 256 or len(next) != 2 * len(ends) * source.classes:
+            raise ValueError("tables of an automaton that do not fit together")
+        self.kind = MR_STR
+        memcpy(self.grep.class_of, PyBytes_AS_STRING(class_of), 256)
+        self.grep.classes = source.classes
+        self.grep.next = <uint16_t *>copied(next)
+        self.grep.ends = <uint8_t *>copied(ends)
+        if literal:
+            self.grep.literal = <uint8_t *>copied(literal)
+            self.grep.literal_len = <size_t>len(literal)
+        self.grep.leads = source.leads
+        self.grep.counting = source.by == "count"
+        self.grep.find = mr_finder(LEVEL)
 
     def __dealloc__(self):
         self._let_go()
         mr_sink_free(&self.sink)
         mr_words_free(&self.words)
+        mr_grep_free(&self.grep)
         mr_buffer_free(&self.lines.carry)
         mr_buffer_free(&self.records.carry)
         if self.fields.c_locale:
@@ -173,10 +202,10 @@ cdef class MapSink:
         self.offset = offset
         if self.memory and mr_table_bytes(&self.words.seen) > self.memory // 4:
             mr_table_free(&self.words.seen)
-        if self.source == WORDS and self.words.value.tag == MR_STR:
+        if self.source == GREP or (self.source == WORDS and self.words.value.tag == MR_STR):
             self.filename_utf8 = utf8(filename)
-            self.words.value.bytes = <const uint8_t *>PyBytes_AS_STRING(self.filename_utf8)
-            self.words.value.len = <size_t>PyBytes_GET_SIZE(self.filename_utf8)
+            self.words.value.bytes = self.grep.key.bytes = <const uint8_t *>PyBytes_AS_STRING(self.filename_utf8)
+            self.words.value.len = self.grep.key.len = <size_t>PyBytes_GET_SIZE(self.filename_utf8)
 
     def feed(self, block):
         """Takes the next bytes of the piece, cut anywhere, and emits what its source finds in them.
@@ -208,6 +237,8 @@ cdef class MapSink:
                     status = mr_lines_feed(&self.lines, p, n, mr_emit_line, &self.batch)
                 elif self.source == FIELDS:
                     status = mr_lines_feed(&self.lines, p, n, mr_emit_fields, &self.fields)
+                elif self.source == GREP:
+                    status = mr_grep_feed(&self.sink, &self.grep, p, n)
                 else:
                     status = mr_records_feed(&self.records, p, n)
         finally:
@@ -242,6 +273,8 @@ cdef class MapSink:
                     status = mr_lines_end(&self.lines, mr_emit_fields, &self.fields)
                 elif self.source == RECORDS:
                     status = mr_records_end(&self.records)
+                elif self.source == GREP:
+                    status = mr_grep_end(&self.sink, &self.grep)
         finally:
             self.busy = False
         if status != MR_OK:
@@ -253,7 +286,7 @@ cdef class MapSink:
             self._raise_status(status)
         finally:
             mr_words_leave(&self.words)
-            self.lines.carry.len = self.records.carry.len = 0
+            self.lines.carry.len = self.records.carry.len = self.grep.carry.len = self.grep.matches = 0
             self.lines.at = self.records.at = 0
 
     cdef _raise_status(self, int status):

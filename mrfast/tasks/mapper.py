@@ -34,6 +34,15 @@ def run_map(app: App, task: MapTask, progress: Report, stores: Stores) -> MapRep
         return failure(task.attempt, error, input=attempt.path, offset=attempt.offset(), note=attempt.note)
 
 
+def native_source(op: Any) -> Any:
+    """What feeds the core for this map: a native op itself, grep's automaton, or None."""
+    if isinstance(op, ops.Grep):
+        from mrfast.tasks.automaton import automaton
+
+        return automaton(op.pattern, op.by)
+    return op
+
+
 def pairs_of(key: Any, result: Any) -> Iterable[tuple[Any, Any]]:
     """The pairs that a reduce or combine gave for `key`: one value, an iterator of pairs, or None for nothing."""
     if result is None:
@@ -57,7 +66,7 @@ class _MapAttempt:
         self._bytes_done = 0
         self._bytes_total = sum(piece.length for piece in task.pieces)
         op = app.native_map
-        self._source = None if isinstance(op, ops.Grep) else op
+        self._source = native_source(op)
         memory_bytes = max(task.memory_bytes, CORE_MEMORY_BYTES_MIN)
         combine = app.native_combine if app.python_combine is None else None
         self._combine_name = combine.kind if combine is not None and combine.kind in core.COMBINING else None

@@ -1,0 +1,297 @@
+"""A bytes regex as a table for the core's grep: a deterministic automaton over the bytes of one line.
+
+`re.search(pattern, line)` finds a match exactly when the automaton accepts the line. Only what that holds for is
+translated: literals, sets, `.`, groups, alternatives, repeats, `^`, `$`, `\\A`, `\\Z`. Look-around, back-references,
+word boundaries, possessive repeats and repeats of what can be empty are left to `re`.
+
+The pattern's own parse tree becomes an automaton with several next states (Thompson, CACM 11, 1968), and that one a
+deterministic automaton by the subset construction; bytes that no set tells apart share a class.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+NODES_MAX = 2_000
+STATES_MAX = 1_000
+CELLS_MAX = 60_000  # states times classes of bytes: the table's numbers have 16 bits
+LITERAL_BYTES_MAX = 64
+_LF = 10
+_WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_CATEGORIES = {
+    "CATEGORY_DIGIT": frozenset(b"0123456789"),
+    "CATEGORY_SPACE": frozenset(b" \t\n\r\f\v"),
+    "CATEGORY_WORD": _WORD,
+}
+_ALL = frozenset(range(256))
+# What the kernel knows the first states as.
+MATCHED, FAILED, START, LATER = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Automaton:
+    """The tables of a pattern, as `core.MapSink(source=...)` takes them."""
+
+    kind: ClassVar[str] = "grep"
+    class_of: bytes  # of each byte
+    classes: int
+    next: array[int]  # states times classes of 16 bits: the next state, times classes
+    ends: bytes  # of each state: 1 if a line that ends there matches
+    literal: bytes  # what every match contains; empty: nothing is known
+    leads: bool  # every match begins with the literal
+    by: str
+
+
+class _CannotTranslate(Exception):
+    pass
+
+
+def automaton(pattern: bytes, by: str) -> Automaton | None:
+    """The pattern's automaton; None if it is one for `re`."""
+    try:
+        from re import _parser  # type: ignore[attr-defined]
+    except ImportError:
+        return None  # another Python's internals
+    parsed = _parser.parse(pattern)
+    flags = parsed.state.flags
+    nodes = _Nodes()
+    try:
+        if flags & re.LOCALE:
+            raise _CannotTranslate
+        first, last = nodes.sequence(parsed, flags)
+        class_of, next, ends = _determine(nodes, first, last)
+    except (_CannotTranslate, RecursionError):
+        return None
+    literal, leads = _literal(parsed, flags)
+    return Automaton(class_of, max(class_of) + 1, next, ends, literal, leads, by)
+
+
+class _Nodes:
+    """The automaton with several next states: node numbers, and edges by bytes or by nothing."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[frozenset[int], int] | None] = []  # of a node, at most one
+        self.free: list[list[int]] = []  # edges that take no byte
+        self.at_start: list[list[int]] = []  # ... at the start of a line only
+        self.at_end: list[list[int]] = []
+
+    def new(self) -> int:
+        if len(self.free) >= NODES_MAX:
+            raise _CannotTranslate
+        self.moves.append(None)
+        for edges in (self.free, self.at_start, self.at_end):
+            edges.append([])
+        return len(self.free) - 1
+
+    def sequence(self, items: Iterable[Any], flags: int) -> tuple[int, int]:
+        """(first node, last node) of the items, one after the other."""
+        first = last = self.new()
+        for op, argument in items:
+            begin, end = self.item(str(op), argument, flags)
+            self.free[last].append(begin)
+            last = end
+        return first, last
+
+    def item(self, op: str, argument: Any, flags: int) -> tuple[int, int]:
+        if op in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
+            return self.byte(_bytes_of(op, argument, flags))
+        if op == "AT":
+            return self.place(str(argument), flags)
+        if op == "SUBPATTERN":
+            _, added, removed, inner = argument
+            return self.sequence(inner, (flags | added) & ~removed)
+        if op == "BRANCH":
+            first, last = self.new(), self.new()
+            for branch in argument[1]:
+                begin, end = self.sequence(branch, flags)
+                self.free[first].append(begin)
+                self.free[end].append(last)
+            return first, last
+        if op in ("MAX_REPEAT", "MIN_REPEAT"):  # how many are taken first says nothing about whether there is a match
+            return self.repeat(*argument, flags)
+        raise _CannotTranslate
+
+    def byte(self, values: frozenset[int]) -> tuple[int, int]:
+        first, last = self.new(), self.new()
+        self.moves[first] = (values - {_LF}, last)
+        return first, last
+
+    def place(self, where: str, flags: int) -> tuple[int, int]:
+        """A line has one start and one end: MULTILINE makes no difference, nor does the LF that `$` may stand before."""
+        first, last = self.new(), self.new()
+        if where in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
+            self.at_start[first].append(last)
+        elif where in ("AT_END", "AT_END_STRING"):
+            self.at_end[first].append(last)
+        else:
+            raise _CannotTranslate
+        return first, last
+
+    def repeat(self, least: int, most: Any, item: Any, flags: int) -> tuple[int, int]:
+        if item.getwidth()[0] == 0:
+            raise _CannotTranslate  # `re` ends a repeat at an empty turn
+        first = last = self.new()
+        for _ in range(least):
+            begin, end = self.sequence(item, flags)
+            self.free[last].append(begin)
+            last = end
+        if str(most) == "MAXREPEAT":
+            begin, end = self.sequence(item, flags)
+            after = self.new()
+            self.free[last] += [begin, after]
+            self.free[end] += [begin, after]
+            return first, after
+        out = self.new()
+        for _ in range(int(most) - least):
+            begin, end = self.sequence(item, flags)
+            self.free[last] += [begin, out]
+            last = end
+        self.free[last].append(out)
+        return first, out
+
+    def closure(self, nodes: Iterable[int], *, at_start: bool = False, at_end: bool = False) -> frozenset[int]:
+        """The nodes and all that are reached from them without a byte."""
+        found = set(nodes)
+        pending = list(found)
+        while pending:
+            node = pending.pop()
+            edges = list(self.free[node])
+            if at_start:
+                edges += self.at_start[node]
+            if at_end:
+                edges += self.at_end[node]
+            for other in edges:
+                if other not in found:
+                    found.add(other)
+                    pending.append(other)
+        return frozenset(found)
+
+
+def _bytes_of(op: str, argument: Any, flags: int) -> frozenset[int]:
+    """The bytes that one item matches."""
+    if op == "ANY":
+        return _ALL
+    if op == "IN":
+        negated = bool(argument) and str(argument[0][0]) == "NEGATE"
+        found: frozenset[int] = frozenset()
+        for kind, value in argument[negated:]:
+            found |= _set_of(str(kind), value)
+        found = _both_cases(found) if flags & re.IGNORECASE else found
+        return _ALL - found if negated else found
+    found = frozenset([argument])
+    found = _both_cases(found) if flags & re.IGNORECASE else found
+    return found if op == "LITERAL" else _ALL - found
+
+
+def _set_of(kind: str, value: Any) -> frozenset[int]:
+    if kind == "LITERAL":
+        return frozenset([value])
+    if kind == "RANGE":
+        return frozenset(range(value[0], value[1] + 1))
+    name = str(value)
+    if kind == "CATEGORY" and name in _CATEGORIES:
+        return _CATEGORIES[name]
+    if kind == "CATEGORY" and name.replace("_NOT", "") in _CATEGORIES:
+        return _ALL - _CATEGORIES[name.replace("_NOT", "")]
+    raise _CannotTranslate
+
+
+def _both_cases(values: frozenset[int]) -> frozenset[int]:
+    """With the other case of each ASCII letter: bytes have no other letters."""
+    text = bytes(values)
+    return frozenset(text + text.lower() + text.upper())
+
+
+def _determine(nodes: _Nodes, first: int, last: int) -> tuple[bytes, array[int], bytes]:
+    """(class of each byte, next states, ends) of the deterministic automaton that finds a match anywhere in a line."""
+    class_of, samples = _classes({move[0] for move in nodes.moves if move is not None})
+    width = len(samples)
+    hopeful = _leading_to(nodes, last)
+    behind = {target: nodes.closure([target]) for _, target in filter(None, nodes.moves)}
+    again = nodes.closure([first])  # a match may begin at any byte
+    start = nodes.closure([first], at_start=True)
+    matched, failed = frozenset([last]), frozenset[int]()
+    # MATCHED, FAILED, START and LATER, even where two of them are the same set.
+    states: list[frozenset[int]] = [matched, failed, start, again]
+    numbers = {matched: MATCHED, failed: FAILED, again: LATER}
+    rows = [[MATCHED] * width, [FAILED] * width]
+    for number in range(START, STATES_MAX):
+        if number == len(states):
+            break
+        here = states[number]
+        moves = [move for node in here if (move := nodes.moves[node]) is not None]
+        row = []
+        for byte in samples:
+            there = again.union(*(behind[target] for values, target in moves if byte in values))
+            if last in there or last in here:
+                there = matched
+            elif there.isdisjoint(hopeful):
+                there = failed
+            if there not in numbers:
+                numbers[there] = len(states)
+                states.append(there)
+            row.append(numbers[there])
+        rows.append(row)
+    if len(rows) < len(states) or len(states) * width > CELLS_MAX:
+        raise _CannotTranslate
+    ends = bytearray(
+        last in nodes.closure(state, at_start=number == START, at_end=True) for number, state in enumerate(states)
+    )
+    ends[MATCHED], ends[FAILED] = 1, 0
+    return class_of, array("H", (state * width for row in rows for state in row)), bytes(ends)
+
+
+def _leading_to(nodes: _Nodes, last: int) -> frozenset[int]:
+    """The nodes from which more bytes, or the line's end, can still lead to `last`; a line's start is behind them."""
+    before: dict[int, list[int]] = {}
+    for node, move in enumerate(nodes.moves):
+        for other in (*nodes.free[node], *nodes.at_end[node], *([move[1]] if move is not None and move[0] else [])):
+            before.setdefault(other, []).append(node)
+    found = {last}
+    pending = [last]
+    while pending:
+        for node in before.get(pending.pop(), ()):
+            if node not in found:
+                found.add(node)
+                pending.append(node)
+    return frozenset(found)
+
+
+def _classes(sets: Iterable[frozenset[int]]) -> tuple[bytes, list[int]]:
+    """(class of each byte, a byte of each class): bytes that no set tells apart are of one class."""
+    distinct = sorted(sets, key=sorted)
+    numbers: dict[tuple[bool, ...], int] = {}
+    samples: list[int] = []
+    class_of = bytearray(256)
+    for byte in range(256):
+        signature = tuple(byte in each for each in distinct)
+        if signature not in numbers:
+            numbers[signature] = len(samples)
+            samples.append(byte)
+        class_of[byte] = numbers[signature]
+    return bytes(class_of), samples
+
+
+def _literal(items: Any, flags: int) -> tuple[bytes, bool]:
+    """(the longest string that every match contains, whether every match begins with it)."""
+    runs: list[tuple[bytes, bool]] = []
+    run, leads = bytearray(), True
+    for op, argument in items:
+        if str(op) == "LITERAL" and not flags & re.IGNORECASE and argument != _LF:
+            run.append(argument)
+            continue
+        runs.append((bytes(run), leads))
+        run, leads = bytearray(), False
+        if str(op) == "SUBPATTERN":
+            inner, _ = _literal(argument[3], (flags | argument[1]) & ~argument[2])
+            runs.append((inner, False))
+        elif str(op) in ("MAX_REPEAT", "MIN_REPEAT") and argument[0]:
+            inner, _ = _literal(argument[2], flags)
+            runs.append((inner, False))
+    runs.append((bytes(run), leads))
+    literal, leads = max(runs, key=lambda each: len(each[0]))
+    return literal[:LITERAL_BYTES_MAX], leads and bool(literal)

@@ -1,0 +1,153 @@
+"""Grep by an automaton finds exactly the lines that `re.search` finds, whatever the pattern and the cuts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import reference
+from depth import examples
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from memory_job import Job
+
+from mrfast import core, ops
+from mrfast.app import App
+from mrfast.tasks.automaton import automaton
+
+TRANSLATED = [
+    b"", b"a", b"^a", b"a$", b"^$", b"a.*b", rb"a\s*b", rb"\s", rb"[^a]*b", rb"[^a]b", b"(?s)a.*b", b"(?m)^b", rb"\Ab",
+    rb"b\Z", b"(?i)A|B$", b"(a)|b", b"(?s:a.)b", b"a{2,}?b", b"a{2,4}b", b"(ab|ba)+$", b"(?:^a)+", rb"\D+b", b"x*",
+    rb"a\nb", rb"\n", rb"POST .* 5\d\d", b"a$b", b"a^b", b"(?:a|^)b", b"(?:$|b)a", b"[\x80-\xff]+", b"(?i)[^a]B",
+    b"(?x) a  b # and no more", b"a??b", b"(?:ab){3}", b"a|b|", b"(|a)b", b"[a-cx-z]", rb"[\W\d]a", b"$^", b"^^a$$",
+    b"aab", b"aaab", b"1\r", b"\r$", b"(?i:a)b",
+]  # fmt: skip
+LEFT_TO_RE = [
+    rb"\bb\b", rb"\Bb", rb"(a)b\1", b"a(?=b)", b"(?<!a)b", b"(a)?(?(1)b|^b)", b"(?:a?)*b", b"(?:|a)+b", b"(?L)a",
+    b"a++b", b"(?>a+)b", b"(?:a|b){900}c{900}d{900}", b"(a|b)*a(a|b){12}",
+]  # fmt: skip
+
+
+def matches(pattern: bytes, block: bytes, cuts: list[int], by: str = "line", level: str = core.SIMD) -> list[Any]:
+    """The values that the core emits for the block, fed in pieces of these sizes."""
+    tables = automaton(pattern, by)
+    assert tables is not None
+    core.use_simd(level)
+    try:
+        sink = core.MapSink(1, source=tables)
+    finally:
+        core.use_simd(core.SIMD)
+    sink.begin("ü.log")
+    at = 0
+    for cut in [*cuts, len(block)]:
+        sink.feed(block[at : at + cut])
+        at += cut
+    sink.end()
+    found = list(core.read_segment(sink.drain().body, "str"))
+    assert {key for key, _ in found} <= {"ü.log"}
+    return [value for _, value in found]
+
+
+def wanted(pattern: bytes, block: bytes) -> list[bytes]:
+    return [line for line in reference.lines_of(block) if re.search(pattern, line)]
+
+
+@pytest.mark.parametrize("pattern", TRANSLATED, ids=repr)
+@examples(60)
+@given(
+    text=st.text("abAB \n\r1x", max_size=60),
+    cuts=st.lists(st.integers(0, 30), max_size=4),
+    level=st.sampled_from(core.SIMD_LEVELS),
+)
+def test_each_kind_of_pattern(pattern: bytes, text: str, cuts: list[int], level: str) -> None:
+    block = text.encode()
+    want = wanted(pattern, block)
+    assert matches(pattern, block, cuts, level=level) == want
+    assert matches(pattern, block, cuts, "count") == ([len(want)] if want else [])
+
+
+ATOMS = st.sampled_from(
+    ["a", "b", "A", "1", " ", ".", r"\d", r"\w", r"\s", r"\D", "[ab]", "[^a]", "[^ab1]", "[a-b1]", "^", "$", r"\A", r"\Z"]
+)
+PATTERNS = st.recursive(
+    ATOMS,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: f"(?:{'|'.join(parts)})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "*?", "+?", "??", "{2}", "{1,3}", "{2,}", "{0,2}?"])).map(
+            lambda pair: f"(?:{pair[0]}){pair[1]}"
+        ),
+        inner.map(lambda part: f"({part})"),
+        inner.map(lambda part: f"(?i:{part})"),
+    ),
+    max_leaves=8,
+)
+
+
+@examples(1500)
+@given(PATTERNS, st.lists(st.text("abAB1 ", max_size=8), max_size=6), st.sampled_from(["", "(?i)", "(?s)", "(?m)"]))
+def test_any_pattern_that_is_translated(pattern: str, lines: list[str], flags: str) -> None:
+    compiled, block = (flags + pattern).encode(), "\n".join(lines).encode()
+    assume(automaton(compiled, "line") is not None)
+    assert matches(compiled, block, [3]) == wanted(compiled, block)
+
+
+@examples(200)
+@given(
+    st.binary(min_size=1, max_size=70),
+    st.lists(st.tuples(st.integers(0, 140), st.booleans()), max_size=8),
+    st.sampled_from(core.SIMD_LEVELS),
+)
+def test_literals_wherever_they_lie(literal: bytes, lines: list[tuple[int, bool]], level: str) -> None:
+    pattern = re.escape(literal)
+    block = b"".join(literal[:1] * size + (literal if holds else literal[:-1]) + b"\n" for size, holds in lines)
+    assert matches(pattern, block, [65, 64], level=level) == wanted(pattern, block)
+
+
+@pytest.mark.parametrize("pattern", LEFT_TO_RE, ids=repr)
+def test_what_is_left_to_re(pattern: bytes) -> None:
+    assert automaton(pattern, "line") is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "literal", "leads"),
+    [
+        (rb"POST .* 5\d\d", b"POST ", True),
+        (b"ab|cd", b"", False),
+        (b"(?i)abc", b"", False),
+        (b"^abc", b"abc", False),
+        (b"a(bcd)+x", b"bcd", False),
+        (b"x*abc", b"abc", False),
+        (b"a(?i:bcd)", b"a", True),
+        (b"(?:abc)?d", b"d", False),
+    ],
+)
+def test_the_string_that_every_match_contains(pattern: bytes, literal: bytes, leads: bool) -> None:
+    tables = automaton(pattern, "line")
+    assert tables is not None
+    assert (tables.literal, tables.leads) == (literal, leads)
+
+
+@pytest.mark.parametrize("pattern", [b"a.b", rb"\ba"], ids=["automaton", "re"])
+@pytest.mark.parametrize("by", ["line", "count"])
+def test_a_job_either_way(pattern: bytes, by: str) -> None:
+    files = {"x": b"a-b\r\na\xffb\nno\n\nlast a b", "empty": b"", "y": b"\n"}
+    op = ops.grep(pattern, by=by)
+    app = App.from_functions(map=op, reduce=ops.identity())
+    want = reference.run_reference(op, app.reduce, list(files.items()), 3)
+    for split_bytes in (3, 1 << 20):
+        if by == "count" and split_bytes == 3:
+            continue  # a count for each piece
+        assert Job(app, files, split_bytes=split_bytes).parts() == want
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    from dataclasses import replace
+
+    tables = automaton(b"a", "line")
+    assert tables is not None
+    with pytest.raises(ValueError, match="fit"):
+        core.MapSink(1, source=replace(tables, ends=b"\0"))
+    with pytest.raises(ValueError, match="emit its pairs"):
+        core.MapSink(1, source=ops.grep(b"a"))
