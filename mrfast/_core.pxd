@@ -97,6 +97,7 @@ cdef extern from "_native/fold.h" nogil:
 cdef extern from "_native/table.h" nogil:
     ctypedef struct mr_table:
         size_t count
+        size_t expected
         uint64_t seed[2]
     size_t mr_table_bytes(const mr_table *t)
     void mr_table_free(mr_table *t)

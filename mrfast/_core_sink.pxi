@@ -1,6 +1,10 @@
 cdef enum Source:
     NO_SOURCE, WORDS, LINES, FIELDS, RECORDS, GREP
 
+# The keys of the sink that this process drained last: the next task's are likely about as many, so that its table need
+# not grow from nothing (a tenth of a word count of millions of words).
+cdef size_t LAST_KEYS = 0
+
 # A sink looks at its memory once for so many pairs.
 cdef uint64_t EMITS_PER_BOUND = 64
 
@@ -77,6 +81,7 @@ cdef class MapSink:
         self.combine_name = combine.kind if combine is not None and combine.kind in COMBINING else None
         self.sink.combine = OPS[self.combine_name] if self.combine_name else MR_OP_NONE
         memcpy(self.sink.table.seed, SEED, 16)
+        self.sink.table.expected = min(LAST_KEYS, self.memory // 256) if self.memory else LAST_KEYS
         memcpy(self.words.seen.seed, SEED, 16)
         self.filename = ""
         self.source = NO_SOURCE
@@ -465,6 +470,7 @@ cdef class MapSink:
 
     def drain(self) -> Drained:
         """Empties the sink into R sorted segments; it can then be used again. O(n log n) at worst, without the GIL."""
+        global LAST_KEYS
         cdef Drained drained = Drained()
         cdef int status
         self.claim()
@@ -475,6 +481,7 @@ cdef class MapSink:
             self.busy = False
         check(status)
         drained.sink = mr_sink_take(&self.sink)
+        LAST_KEYS = drained.sink.table.count
         drained.records = drained.drain.records
         drained.key_kind = self.key_kind
         drained.combined = self.combine_name

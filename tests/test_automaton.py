@@ -68,7 +68,26 @@ def test_each_kind_of_pattern(pattern: bytes, text: str, cuts: list[int], level:
 
 
 ATOMS = st.sampled_from(
-    ["a", "b", "A", "1", " ", ".", r"\d", r"\w", r"\s", r"\D", "[ab]", "[^a]", "[^ab1]", "[a-b1]", "^", "$", r"\A", r"\Z"]
+    [
+        "a",
+        "b",
+        "A",
+        "1",
+        " ",
+        ".",
+        r"\d",
+        r"\w",
+        r"\s",
+        r"\D",
+        "[ab]",
+        "[^a]",
+        "[^ab1]",
+        "[a-b1]",
+        "^",
+        "$",
+        r"\A",
+        r"\Z",
+    ]
 )
 PATTERNS = st.recursive(
     ATOMS,

@@ -34,6 +34,7 @@ static inline mr_sink mr_sink_take(mr_sink *s) {
     memset(s, 0, sizeof *s);
     s->combine = taken.combine;
     s->records_in = taken.records_in;
+    s->table.expected = taken.table.count;
     memcpy(s->table.seed, taken.table.seed, sizeof s->table.seed);
     return taken;
 }

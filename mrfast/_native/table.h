@@ -29,6 +29,7 @@ typedef struct {
     mr_slot *slots;
     size_t capacity; /* a power of two */
     size_t count;
+    size_t expected; /* how many keys will come, by experience; 0: nobody knows */
     unsigned shift;
     uint64_t seed[2];
     mr_arena arena; /* long keys, each after its hash */
@@ -126,7 +127,10 @@ static int mr_table_resize(mr_table *t, size_t capacity) {
 MR_INLINE int mr_table_reserve(mr_table *t, size_t more) {
     size_t want = t->count + more, capacity = t->capacity;
     if (MR_LIKELY(capacity && want <= capacity / 8 * 5)) return MR_OK;
-    if (!capacity) capacity = 1024;
+    if (!capacity) {
+        capacity = 1024;
+        if (t->expected > want) want = t->expected;
+    }
     while (want > capacity / 8 * 5) capacity *= 2;
     return mr_table_resize(t, capacity);
 }
