@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import os
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import reference
 
 import mrfast
 from mrfast import core, ops
-from mrfast.tasks.grep import grep_pairs
+from mrfast.tasks.automaton import automaton
+from mrfast.tasks.grep import Matcher
 
 SLICE_BYTES = 200_000
 ROUNDS = 3
@@ -157,19 +159,23 @@ def test_reduce(timed: Callable[..., None], corpus: Corpus, name: str) -> None:
 @pytest.mark.parametrize("by", ["line", "count"])
 def test_grep(timed: Callable[..., None], corpus: Corpus, by: str) -> None:
     data, op = corpus("access").read_bytes(), ops.grep(jobs.PATTERN, by=by)
+    tables = automaton(op.pattern, by)
     part = data[: data.index(b"\n", min(SLICE_BYTES, len(data) - 1)) + 1]
-    assert [pair for pairs in grep_pairs(op, "x", [part]) for pair in pairs] == list(reference.map_pairs(op, "x", part))
+    drained = fed(part, tables, None).drain()
+    assert list(core.read_segment(drained.body, "str")) == list(reference.map_pairs(op, "bench", part))
+    timed(lambda: fed(data, tables, None), len(data))
+
+
+def test_grep_by_re(timed: Callable[..., None], corpus: Corpus) -> None:
+    data, pattern = corpus("access").read_bytes(), jobs.PATTERN.encode() + rb"\b"
+    assert automaton(pattern, "count") is None
     cuts = [0]
     while cuts[-1] < len(data):
         cuts.append(data.index(b"\n", min(cuts[-1] + BLOCK_BYTES, len(data) - 1)) + 1)
     blocks = [data[a:b] for a, b in itertools.pairwise(cuts)]
-
-    def grep() -> None:
-        sink = core.MapSink(PARTITIONS)
-        for pairs in grep_pairs(op, "bench", blocks):
-            sink.emit_all(pairs)
-
-    timed(grep, len(data))
+    matcher = Matcher(pattern)
+    assert matcher.count(blocks[0]) == sum(1 for line in blocks[0].splitlines() if re.search(pattern, line))
+    timed(lambda: sum(map(matcher.count, blocks)), len(data))
 
 
 def test_emit_all(timed: Callable[..., None], benchmark: Any, corpus: Corpus) -> None:

@@ -46,7 +46,7 @@ class Automaton:
     by: str
 
 
-class _CannotTranslate(Exception):
+class _UntranslatableError(Exception):
     pass
 
 
@@ -61,10 +61,10 @@ def automaton(pattern: bytes, by: str) -> Automaton | None:
     nodes = _Nodes()
     try:
         if flags & re.LOCALE:
-            raise _CannotTranslate
+            raise _UntranslatableError
         first, last = nodes.sequence(parsed, flags)
         class_of, next, ends = _determine(nodes, first, last)
-    except (_CannotTranslate, RecursionError):
+    except (_UntranslatableError, RecursionError):
         return None
     literal, leads = _literal(parsed, flags)
     return Automaton(class_of, max(class_of) + 1, next, ends, literal, leads, by)
@@ -81,7 +81,7 @@ class _Nodes:
 
     def new(self) -> int:
         if len(self.free) >= NODES_MAX:
-            raise _CannotTranslate
+            raise _UntranslatableError
         self.moves.append(None)
         for edges in (self.free, self.at_start, self.at_end):
             edges.append([])
@@ -100,7 +100,7 @@ class _Nodes:
         if op in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
             return self.byte(_bytes_of(op, argument, flags))
         if op == "AT":
-            return self.place(str(argument), flags)
+            return self.place(str(argument))
         if op == "SUBPATTERN":
             _, added, removed, inner = argument
             return self.sequence(inner, (flags | added) & ~removed)
@@ -112,28 +112,29 @@ class _Nodes:
                 self.free[end].append(last)
             return first, last
         if op in ("MAX_REPEAT", "MIN_REPEAT"):  # how many are taken first says nothing about whether there is a match
-            return self.repeat(*argument, flags)
-        raise _CannotTranslate
+            least, most, inner = argument
+            return self.repeat(least, most, inner, flags)
+        raise _UntranslatableError
 
     def byte(self, values: frozenset[int]) -> tuple[int, int]:
         first, last = self.new(), self.new()
         self.moves[first] = (values - {_LF}, last)
         return first, last
 
-    def place(self, where: str, flags: int) -> tuple[int, int]:
-        """A line has one start and one end: MULTILINE makes no difference, nor does the LF that `$` may stand before."""
+    def place(self, where: str) -> tuple[int, int]:
+        """A line has one start and one end: MULTILINE is no different, nor is the LF that `$` may stand before."""
         first, last = self.new(), self.new()
         if where in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
             self.at_start[first].append(last)
         elif where in ("AT_END", "AT_END_STRING"):
             self.at_end[first].append(last)
         else:
-            raise _CannotTranslate
+            raise _UntranslatableError
         return first, last
 
     def repeat(self, least: int, most: Any, item: Any, flags: int) -> tuple[int, int]:
         if item.getwidth()[0] == 0:
-            raise _CannotTranslate  # `re` ends a repeat at an empty turn
+            raise _UntranslatableError  # `re` ends a repeat at an empty turn
         first = last = self.new()
         for _ in range(least):
             begin, end = self.sequence(item, flags)
@@ -197,7 +198,7 @@ def _set_of(kind: str, value: Any) -> frozenset[int]:
         return _CATEGORIES[name]
     if kind == "CATEGORY" and name.replace("_NOT", "") in _CATEGORIES:
         return _ALL - _CATEGORIES[name.replace("_NOT", "")]
-    raise _CannotTranslate
+    raise _UntranslatableError
 
 
 def _both_cases(values: frozenset[int]) -> frozenset[int]:
@@ -237,7 +238,7 @@ def _determine(nodes: _Nodes, first: int, last: int) -> tuple[bytes, array[int],
             row.append(numbers[there])
         rows.append(row)
     if len(rows) < len(states) or len(states) * width > CELLS_MAX:
-        raise _CannotTranslate
+        raise _UntranslatableError
     ends = bytearray(
         last in nodes.closure(state, at_start=number == START, at_end=True) for number, state in enumerate(states)
     )
