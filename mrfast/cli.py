@@ -89,7 +89,7 @@ def _job_options(command: F) -> F:
         click.option("--split-bytes", default="64MiB", envvar="MRFAST_SPLIT_BYTES", show_default=True, type=Size(),
                      help="Larger inputs are cut, where the app allows it."),
         click.option("--memory", default="1GiB", envvar="MRFAST_MEMORY", show_default=True, type=Size(),
-                     help="How much memory a task may plan with."),
+                     help="What a task holds at most; more goes to TMPDIR."),
         click.option("--attempts-max", default=api.ATTEMPTS_MAX, envvar="MRFAST_ATTEMPTS_MAX", show_default=True,
                      type=click.IntRange(1), help="A task that fails so often fails the job."),
         click.option("--job", metavar="NAME", help="A name for the job, besides its id."),
