@@ -74,12 +74,13 @@ class Everything:
 everything = st.builds(
     Everything,
     pair=st.tuples(big_ints, any_text),
+    number=values_of(int).filter(lambda number: number != 13),
     **{
         field.name: values_of(typing.get_type_hints(Everything)[field.name])
         for field in dataclasses.fields(Everything)
-        if field.name != "pair"
+        if field.name not in ("pair", "number")
     },
-).filter(lambda one: one.number != 13)
+)
 EXAMPLE = Everything("a", 1, 0.5, True, b"x", None, (1, "b"), (b"y",), {"k": 2}, (None,))
 
 

@@ -6,9 +6,9 @@
 #ifndef MRFAST_EXACT_H
 #define MRFAST_EXACT_H
 
-#include <math.h>
+#include "record.h" /* first: it asks the system headers for all they have */
 
-#include "record.h"
+#include <math.h>
 
 #define MR_EXACT_LIMBS 34
 #define MR_EXACT_UNIT 1074 /* bit of 2**0 */
