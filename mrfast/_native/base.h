@@ -2,17 +2,12 @@
 #ifndef MRFAST_BASE_H
 #define MRFAST_BASE_H
 
-/* strtod_l; before the first system header. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#include "pages.h" /* first: it asks the system headers for all they have */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "pages.h"
 
 typedef enum {
     MR_OK = 0,

@@ -5,6 +5,11 @@
 #ifndef MRFAST_PAGES_H
 #define MRFAST_PAGES_H
 
+/* mremap, memmem, strtod_l; before the first system header. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
