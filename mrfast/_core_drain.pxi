@@ -47,7 +47,7 @@ cdef class Drained:
         if self.begun:
             raise RuntimeError("these segments were made already: use `body`, or chunks() once")
         while not self.done:
-            out = self.next(emptied(out), <size_t>chunk_bytes)
+            out = self.next(emptied(out), <size_t>max(1, chunk_bytes))
             if out.bytes.len:
                 yield out
 

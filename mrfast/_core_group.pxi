@@ -230,7 +230,7 @@ cdef class Grouper:
         w.joint_len = <size_t>PyBytes_GET_SIZE(joint)
         w.terminator = <const uint8_t *>PyBytes_AS_STRING(terminator)
         w.terminator_len = <size_t>PyBytes_GET_SIZE(terminator)
-        w.limit = <size_t>chunk_bytes
+        w.limit = <size_t>max(1, chunk_bytes)
         while True:
             self.check_pass(pass_)
             self.claim()
@@ -300,7 +300,7 @@ cdef class Grouper:
         cdef Buffer out = None
         cdef uint64_t pass_ = self.begin(False)
         cdef int status = MR_FULL, with_order = ordered
-        cdef size_t limit = <size_t>chunk_bytes
+        cdef size_t limit = <size_t>max(1, chunk_bytes)
         while status == MR_FULL:
             self.check_pass(pass_)
             out = emptied(out)

@@ -23,7 +23,7 @@ cdef class LineWriter:
         self.w.terminator = <const uint8_t *>PyBytes_AS_STRING(terminator)
         self.w.terminator_len = <size_t>PyBytes_GET_SIZE(terminator)
         self.line = line
-        self.buffer_bytes = buffer_bytes
+        self.buffer_bytes = max(1, buffer_bytes)
 
     def __dealloc__(self):
         mr_writer_free(&self.w)

@@ -65,6 +65,7 @@ cdef class MapSink:
     cdef uint64_t offset
     cdef uint64_t drained_records
     cdef size_t memory  # 0: no bound
+    cdef size_t most_keys
     cdef object spill
     cdef mr_batch batch
     cdef uint8_t[128] room  # for a key and a value that are encoded
@@ -481,7 +482,10 @@ cdef class MapSink:
             self.busy = False
         check(status)
         drained.sink = mr_sink_take(&self.sink)
-        LAST_KEYS = drained.sink.table.count
+        if self.sink.combine != MR_OP_NONE:
+            self.most_keys = LAST_KEYS = max(self.most_keys, drained.sink.table.count)
+        if self.memory:
+            self.sink.table.expected = min(self.sink.table.expected, self.memory // 256)
         drained.records = drained.drain.records
         drained.key_kind = self.key_kind
         drained.combined = self.combine_name

@@ -50,6 +50,18 @@ def test_keys_that_differ_late_or_in_length_only(length: int) -> None:
     assert [(key, list(values)) for key, values in group] == reference.grouped(pairs)
 
 
+@pytest.mark.parametrize("count", [300, 1500])
+@pytest.mark.parametrize("shared", [0, 3, 7, 8, 12, 15, 16, 23, 24, 47, 48, 55, 56, 57, 63, 64, 65, 80])
+def test_keys_with_a_long_common_beginning_and_a_long_end(shared: int, count: int) -> None:
+    rng = random.Random(shared)
+    keys = [b"p" * shared + bytes([rng.randrange(4)] * rng.randrange(3)) + rng.randbytes(20) for _ in range(count)]
+    group = core.Grouper(key_kind="bytes")
+    add(group, [(key, i) for i, key in enumerate(keys + [key[:shared] + b"q" * 9 + key for key in keys])], 0)
+    found = [key for key, _ in group]
+    assert found == sorted(found)
+    assert len(found) == 2 * len(set(keys))
+
+
 def test_values_are_one_pass_and_end_with_their_group() -> None:
     group = core.Grouper(key_kind="str")
     add(group, [("a", 1), ("a", 2), ("b", 3)], 0)

@@ -18,7 +18,8 @@ from test_core_sink import TEXT, VALUES, same, segments
 from mrfast import core, ops
 from mrfast.app import App
 from mrfast.errors import BoundPassed, StoreError
-from mrfast.model import Failure, MapReport, ReduceReport
+from mrfast.model import Failure, MapReport, ReduceReport, inter_key
+from mrfast.storage import base
 from mrfast.tasks import mapper, reducer, spill
 
 NUMBERS = st.one_of(st.integers(-5, 5), st.floats(), st.booleans(), st.integers(-(1 << 62), 1 << 62))
@@ -84,6 +85,28 @@ def test_integers_of_any_size_survive_several_spills(batches: list[Pairs]) -> No
     pairs = [pair for batch in batches for pair in batch]
     want = b"".join(b"%s %d\n" % (reference.escape_key(k.encode()), sum(v)) for k, v in reference.grouped(pairs))
     assert bytes(group.write("text")) == want
+
+
+def test_a_key_that_cannot_be_folded_is_written_piece_by_piece() -> None:
+    batches = [[("k", 1), ("k", 2**70)] + [("k", 2**70 + n) for n in range(2000)] + [("l", 1)] for _ in range(2)]
+    merged = spilled(batches, 1, ops.sum())
+    group = core.Grouper(key_kind="str", reduce=ops.sum())
+    for order, (run, _) in enumerate(merged._runs):
+        group.add_run(run[0], records=run[2][0], order=order)
+    pieces = list(map(bytes, group.chunks("records", chunk_bytes=1000)))
+    assert max(map(len, pieces)) < 1100
+    found = list(core.read_segment(b"".join(pieces), "str"))
+    assert len(found) == group.records_out == 4004 + 1
+    assert sum(value for key, value in found if key == "k") == sum(v for batch in batches for k, v in batch if k == "k")
+
+
+@pytest.mark.parametrize("chunk_bytes", [0, -5])
+def test_no_piece_is_smaller_than_a_record(chunk_bytes: int) -> None:
+    group = grouper([[("a", 1), ("b", 2)]], [0], ops.identity())
+    assert b"".join(map(bytes, group.chunks("text", chunk_bytes=chunk_bytes))) == b"a 1\nb 2\n"
+    sink = core.MapSink(1)
+    sink.emit("a", 1)
+    assert len(list(sink.drain().chunks(chunk_bytes))) == 1
 
 
 def grouper(maps: list[Pairs], orders: list[int], reduce: Any = None) -> core.Grouper:
@@ -258,6 +281,20 @@ def test_a_task_spills_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(job.reduce(reports, 0), ReduceReport)
     assert in_maps > 1
     assert len(written) > in_maps
+
+
+def test_a_flipped_bit_in_a_segment_that_goes_to_disk_is_found() -> None:
+    job = Job(APPS["lines"], {"a.txt": lines(1, 3000)}, reduces=1)
+    job.memory_bytes = 40_000
+    reports = job.maps()
+    key = inter_key("j", reports[0].attempt)
+    data = bytearray(base.read(job.store, key))
+    data[len(data) // 2] ^= 1
+    job.store.put(key, bytes(data))
+    report = job.reduce(reports, 0)
+    assert isinstance(report, Failure)
+    assert (report.kind, report.map_index) == ("corrupt", 0)
+    assert "checksum mismatch" in report.message
 
 
 def test_distinct_words_of_a_file_that_do_not_fit_are_refused() -> None:

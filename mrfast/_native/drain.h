@@ -48,6 +48,7 @@ static size_t mr_sink_need(const mr_sink *s, uint32_t partitions) {
     size_t need = mr_sink_bytes(s), records = mr_sink_table_records(s) + (size_t)s->log_records;
     if (s->table.count + MR_NEED_KEYS > s->table.capacity / 8 * 5) need += s->table.capacity * sizeof(mr_slot);
     if (s->log.len + MR_NEED_BYTES > s->log.cap) need += s->log.cap / 2;
+    need += partitions * 4 * sizeof(uint64_t);
     return need + records * (sizeof(mr_entry) + sizeof(uint16_t) + sizeof(mr_entry) / partitions);
 }
 

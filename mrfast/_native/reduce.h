@@ -112,12 +112,14 @@ static int mr_collect_distinct(mr_grouper *g, mr_writer *w, mr_entry **values, s
         if (r.tag != MR_STR) return MR_BAD_VALUE;
         mr_entry value = {mr_prefix(r.payload, r.payload_len), r.payload, r.payload_len, 0};
         if (!count || !mr_entry_same(&(*values)[count - 1], &value)) {
-            if (room && count == room) count = mr_distinct(*values, count);
-            if (count > room / 2 || !room) {
-                room = room ? 2 * room : 64;
-                mr_entry *more = (mr_entry *)realloc(*values, 2 * room * sizeof *more);
-                if (!more) return MR_NOMEM;
-                *values = more;
+            if (count == room) {
+                if (room) count = mr_distinct(*values, count);
+                if (count >= room / 2) {
+                    room = room ? 2 * room : 64;
+                    mr_entry *more = (mr_entry *)realloc(*values, 2 * room * sizeof *more);
+                    if (!more) return MR_NOMEM;
+                    *values = more;
+                }
             }
             (*values)[count++] = value;
         }
@@ -175,17 +177,19 @@ static int mr_write_cell_record(mr_writer *w) {
 
 /* What cannot be folded here goes on as it is: the reduce will see it, behind what was folded. */
 static int mr_write_rest_as_records(mr_grouper *g, mr_writer *w) {
-    MR_TRY(mr_write_cell_record(w));
-    while (mr_group_within(g, &w->first)) {
+    if (!w->open) MR_TRY(mr_write_cell_record(w));
+    for (w->open = 1; mr_group_within(g, &w->first); w->lines++) {
+        if (w->out.len >= w->limit) return MR_FULL;
         const mr_entry *e = mr_group_entry(g);
         MR_TRY(mr_buffer_append(&w->out, e->key - mr_varint_len(e->key_len), e->ref));
-        w->lines++;
         MR_TRY(mr_group_step(g));
     }
+    w->open = 0;
     return MR_OK;
 }
 
 static int mr_write_folded(mr_grouper *g, mr_writer *w, int *is_float) {
+    if (w->open) return mr_write_rest_as_records(g, w);
     while (mr_group_within(g, &w->first)) {
         mr_record r;
         MR_TRY(mr_entry_record(mr_group_entry(g), &r));

@@ -6,21 +6,51 @@ given back as the merge goes on. Spills go to TMPDIR.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mrfast import core
 from mrfast.errors import StoreError
 
-# A run costs a mapping and a window of its pages: more of them are first merged into one.
+# A run costs a mapping and a window of its pages: so many of one size are merged into one of the next.
 RUNS_MAX = 64
+RUNS_MIN = 8
+MEMORY_PER_RUN_BYTES = 512 << 10
 RELEASE_BYTES_MIN = 64 << 10
 RELEASE_BYTES_MAX = 1 << 20
 
 
-def release_bytes(memory_bytes: int) -> int:
-    """How many pages of a run may be in memory, so that all runs together stay in an eighth of it."""
-    return min(max(memory_bytes // 8 // RUNS_MAX, RELEASE_BYTES_MIN), RELEASE_BYTES_MAX)
+class Bound:
+    """What `--memory` means for runs: how many there may be, and how many pages of each may be in memory."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.runs_max = min(RUNS_MAX, max(RUNS_MIN, memory_bytes // MEMORY_PER_RUN_BYTES))
+        self.release_bytes = min(max(memory_bytes // 8 // RUNS_MAX, RELEASE_BYTES_MIN), RELEASE_BYTES_MAX)
+
+
+class _Levels(list[tuple[Any, int]]):
+    """(run, level) in order: when the last few are of one level, they become one run of the next."""
+
+    def __init__(self, runs_max: int, merge: Callable[[list[Any]], Any]) -> None:
+        super().__init__()
+        self._runs_max = runs_max
+        self._merge = merge
+
+    def add(self, run: Any) -> None:
+        """Appends a run; every record is written anew once a level."""
+        self.append((run, 0))
+        while True:
+            last = self[-self._runs_max :]
+            level = last[-1][1]
+            if len(last) < self._runs_max or any(other != level for _, other in last):
+                return
+            merged = self._merge([run for run, _ in last])
+            self[-self._runs_max :] = [(merged, level + 1)]
+
+    def runs(self) -> list[Any]:
+        """All runs, in the order in which they came."""
+        return [run for run, _ in self]
 
 
 def write_run(chunks: Iterable[Any]) -> Any:
@@ -45,35 +75,46 @@ def write_run(chunks: Iterable[Any]) -> Any:
         ) from error
 
 
+def _give_back(data: Any, begin: int, end: int) -> int:
+    """Lets the pages of a run from `begin` to `end` go; gives where the next ones begin."""
+    import mmap
+
+    end -= end % mmap.PAGESIZE
+    if end > begin and isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+    return end
+
+
 class SpilledRecords:
     """Records of one partition that came in any order, as runs; `groups()` is a Grouper over all of them."""
 
     def __init__(self, key_kind: str, reduce: Any, memory_bytes: int) -> None:
         self._key_kind = key_kind
         self._reduce = reduce
-        self._release = release_bytes(memory_bytes)
-        self._runs: list[tuple[Any, int, int | None]] = []  # (bytes, records, order)
+        self._bound = Bound(memory_bytes)
+        self._runs = _Levels(self._bound.runs_max, self._merged)  # of (bytes, records, order)
 
     def add(self, group: core.Grouper) -> None:
         """Spills all records of a Grouper."""
-        self._add(write_run(group.merged(ordered=True)), group.records_in, None)
+        self._runs.add((write_run(group.merged(ordered=True)), group.records_in, None))
 
     def add_segment(self, chunks: Iterable[Any], records: int, order: int) -> None:
         """Spills a sorted segment, whose bytes the caller checks as they pass."""
-        self._add(write_run(chunks), records, order)
+        self._runs.add((write_run(chunks), records, order))
 
     def groups(self) -> core.Grouper:
         """A Grouper over everything that was spilled."""
+        return self._group(self._runs.runs())
+
+    def _group(self, runs: list[Any]) -> core.Grouper:
         group = core.Grouper(key_kind=self._key_kind, reduce=self._reduce)
-        for data, records, order in self._runs:
-            group.add_run(data, records=records, order=order, release_bytes=self._release)
+        for data, records, order in runs:
+            group.add_run(data, records=records, order=order, release_bytes=self._bound.release_bytes)
         return group
 
-    def _add(self, data: Any, records: int, order: int | None) -> None:
-        self._runs.append((data, records, order))
-        if len(self._runs) >= RUNS_MAX:
-            group = self.groups()
-            self._runs = [(write_run(group.merged(ordered=True)), group.records_in, None)]
+    def _merged(self, runs: list[Any]) -> Any:
+        group = self._group(runs)
+        return write_run(group.merged(ordered=True)), group.records_in, None
 
 
 class SpilledSegments:
@@ -86,8 +127,9 @@ class SpilledSegments:
         self.key_kind: str | None = None
         self._partitions = partitions
         self._combine = combine
-        self._release = release_bytes(memory_bytes)
-        self._runs: list[tuple[Any, list[int], list[int]]] = []  # (bytes, lengths, counts)
+        self._folds = combine is not None and combine.kind in core.FOLDING
+        self._bound = Bound(memory_bytes)
+        self._runs = _Levels(self._bound.runs_max, self._merged)  # of (bytes, lengths, counts)
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -96,34 +138,39 @@ class SpilledSegments:
         """Spills what a sink held."""
         data = write_run(drained.chunks())
         self.key_kind = drained.key_kind
-        self._runs.append((data, drained.lengths, drained.counts))
-        if len(self._runs) >= RUNS_MAX:
-            data = write_run(self.chunks())
-            self._runs = [(data, self.lengths, self.counts)]
+        self._runs.add((data, array("Q", drained.lengths), array("Q", drained.counts)))
 
     def chunks(self) -> Iterator[Any]:
         """The R segments back to back; with the last one, `lengths`, `counts` and `checksums` are complete."""
+        return self._merge(self._runs.runs())
+
+    def _merged(self, runs: list[Any]) -> Any:
+        return write_run(self._merge(runs)), array("Q", self.lengths), array("Q", self.counts)
+
+    def _merge(self, runs: list[Any]) -> Iterator[Any]:
         import xxhash
 
         self.lengths, self.counts, self.checksums = [], [], []
-        offsets = [0] * len(self._runs)
+        offsets, given_back = [0] * len(runs), [0] * len(runs)
         for partition in range(self._partitions):
             group = core.Grouper(key_kind=self.key_kind, reduce=self._combine)
-            for order, (data, lengths, counts) in enumerate(self._runs):
+            for order, (data, lengths, counts) in enumerate(runs):
                 begin, length = offsets[order], lengths[partition]
                 offsets[order] += length
                 if length:
-                    segment = memoryview(data)[begin : begin + length]
-                    group.add_run(segment, records=counts[partition], order=order, release_bytes=self._release)
+                    segment, release_bytes = memoryview(data)[begin : begin + length], self._bound.release_bytes
+                    group.add_run(segment, records=counts[partition], order=order, release_bytes=release_bytes)
             digest, length = xxhash.xxh3_64(), 0
-            folds = self._combine is not None and self._combine.kind in core.FOLDING
-            for chunk in group.chunks("records") if folds else group.merged(ordered=False):
+            for chunk in group.chunks("records") if self._folds else group.merged(ordered=False):
                 digest.update(chunk)
                 length += len(chunk)
                 yield chunk
             self.lengths.append(length)
-            self.counts.append(group.records_out if folds else group.records_in)
+            self.counts.append(group.records_out if self._folds else group.records_in)
             self.checksums.append(digest.intdigest() if length else 0)
+            for order, (data, *_) in enumerate(runs):  # segments too small for the merge to give their pages back
+                if offsets[order] - given_back[order] >= self._bound.release_bytes:
+                    given_back[order] = _give_back(data, given_back[order], offsets[order])
 
     @property
     def records(self) -> int:
