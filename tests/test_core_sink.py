@@ -306,3 +306,21 @@ def test_nothing_of_a_piece_that_failed_reaches_the_next_one() -> None:
         records.feed(data)
         with pytest.raises(BadInput, match=f"{name}: the last record, at byte {at},"):
             records.end()
+
+
+@examples(60)
+@given(st.lists(st.tuples(TEXT, VALUES), max_size=40), st.integers(1, 4), st.integers(1, 300))
+def test_segments_in_pieces(pairs: list[tuple[Any, Any]], partitions: int, chunk_bytes: int) -> None:
+    whole, pieces = core.MapSink(partitions), core.MapSink(partitions)
+    for sink in (whole, pieces):
+        sink.emit_all(pairs)
+    at_once, drained = whole.drain(), pieces.drain()
+    chunks = [bytes(chunk) for chunk in drained.chunks(chunk_bytes)]
+    assert b"".join(chunks) == bytes(at_once.body)
+    assert all(len(chunk) >= chunk_bytes for chunk in chunks[:-1])
+    assert (drained.lengths, drained.counts) == (at_once.lengths, at_once.counts)
+    assert drained.checksums == at_once.checksums
+    with pytest.raises(RuntimeError, match="given out"):
+        drained.body  # noqa: B018
+    with pytest.raises(RuntimeError, match="made already"):
+        next(at_once.chunks())
