@@ -145,21 +145,28 @@ cdef extern from "_native/batch.h" nogil:
 
 
 cdef extern from "_native/grep.h" nogil:
-    ctypedef const uint8_t *(*mr_find_fn)(const uint8_t *p, const uint8_t *end, const uint8_t *needle, size_t n) noexcept nogil
+    ctypedef struct mr_needle:
+        uint8_t *text
+        uint8_t *fold
+        size_t len
+        size_t first
+        size_t second
+    ctypedef const uint8_t *(*mr_find_fn)(const mr_needle *needle, const uint8_t *p, const uint8_t *end) noexcept nogil
     mr_find_fn mr_finder(mr_simd simd)
     ctypedef struct mr_grep:
         uint8_t class_of[256]
         size_t classes
+        size_t states
         uint16_t *next
         uint8_t *ends
-        uint8_t *literal
-        size_t literal_len
+        mr_needle needle
         int leads
         int counting
         mr_find_fn find
         mr_value key
         uint64_t matches
         mr_buffer carry
+    int mr_grep_fits(const mr_grep *g)
     void mr_grep_free(mr_grep *g)
     int mr_grep_feed(mr_sink *s, mr_grep *g, const uint8_t *block, size_t len)
     int mr_grep_end(mr_sink *s, mr_grep *g)

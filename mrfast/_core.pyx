@@ -334,6 +334,17 @@ def escape_value(value) -> bytes:
     return escaped(value, &mr_escape_value)
 
 
+cdef object bad_key(key):
+    name = type(key).__name__
+    return BadRecord(f"a key of type {name} was emitted ({key!r:.60}): keys are str, or all of them bytes; "
+                     "emit str(key)")
+
+
+cdef object mixed_keys(kind, other):
+    return BadRecord(f"a {other} key was emitted after {kind} keys: keys are str, or all of them bytes; "
+                     "use key.decode() or key.encode() to make them one kind")
+
+
 cdef object bad_value(op, key, value):
     name = type(value).__name__
     return BadRecord(f"ops.{op} takes {TAKES.get(op, 'other values')}; key {key!r:.60} has a value of type {name} ({value!r:.60})")
@@ -349,6 +360,7 @@ cdef Buffer emptied(Buffer used):
 
 # The sources and groupers of the core, one idea a file; included, so that they stay one extension.
 include "_core_drain.pxi"
+include "_core_grep.pxi"
 include "_core_sink.pxi"
 include "_core_values.pxi"
 include "_core_group.pxi"

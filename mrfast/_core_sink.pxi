@@ -11,25 +11,6 @@ cdef uint64_t EMITS_PER_BOUND = 64
 SOURCES = {"words": WORDS, "lines": LINES, "fields": FIELDS, "records": RECORDS, "grep": GREP}
 
 
-cdef object bad_key(key):
-    name = type(key).__name__
-    return BadRecord(f"a key of type {name} was emitted ({key!r:.60}): keys are str, or all of them bytes; "
-                     "emit str(key)")
-
-
-cdef object mixed_keys(kind, other):
-    return BadRecord(f"a {other} key was emitted after {kind} keys: keys are str, or all of them bytes; "
-                     "use key.decode() or key.encode() to make them one kind")
-
-
-cdef void *copied(bytes data) except NULL:
-    """A copy of the bytes that free() ends."""
-    cdef void *p = malloc(<size_t>PyBytes_GET_SIZE(data))
-    if not p:
-        raise MemoryError
-    return memcpy(p, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-
-
 cdef mr_column column(spec):
     cdef mr_column c
     if isinstance(spec, tuple):
@@ -124,24 +105,8 @@ cdef class MapSink:
             self.records.size = source.size
             self.records.start, self.records.stop = source.key
         elif self.source == GREP:
-            self._set_grep(source)
-
-    cdef _set_grep(self, source):
-        """Takes over the tables of an Automaton (mrfast/tasks/automaton.py)."""
-        cdef bytes class_of = source.class_of, next = bytes(source.next), ends = source.ends, literal = source.literal
-        if len(class_of) != 256 or len(next) != 2 * len(ends) * source.classes:
-            raise ValueError("tables of an automaton that do not fit together")
-        self.kind = MR_STR
-        memcpy(self.grep.class_of, PyBytes_AS_STRING(class_of), 256)
-        self.grep.classes = source.classes
-        self.grep.next = <uint16_t *>copied(next)
-        self.grep.ends = <uint8_t *>copied(ends)
-        if literal:
-            self.grep.literal = <uint8_t *>copied(literal)
-            self.grep.literal_len = <size_t>len(literal)
-        self.grep.leads = source.leads
-        self.grep.counting = source.by == "count"
-        self.grep.find = mr_finder(LEVEL)
+            self.kind = MR_STR
+            take_automaton(&self.grep, source)
 
     def __dealloc__(self):
         self._let_go()

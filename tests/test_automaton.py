@@ -117,9 +117,10 @@ def test_any_pattern_that_is_translated(pattern: str, lines: list[str], flags: s
     st.binary(min_size=1, max_size=70),
     st.lists(st.tuples(st.integers(0, 140), st.booleans()), max_size=8),
     st.sampled_from(core.SIMD_LEVELS),
+    st.sampled_from([b"", b"(?i)"]),
 )
-def test_literals_wherever_they_lie(literal: bytes, lines: list[tuple[int, bool]], level: str) -> None:
-    pattern = re.escape(literal)
+def test_literals_wherever_they_lie(literal: bytes, lines: list[tuple[int, bool]], level: str, flags: bytes) -> None:
+    pattern = flags + re.escape(literal)
     block = b"".join(literal[:1] * size + (literal if holds else literal[:-1]) + b"\n" for size, holds in lines)
     assert matches(pattern, block, [65, 64], level=level) == wanted(pattern, block)
 
@@ -134,12 +135,21 @@ def test_what_is_left_to_re(pattern: bytes) -> None:
     [
         (rb"POST .* 5\d\d", b"POST ", True),
         (b"ab|cd", b"", False),
-        (b"(?i)abc", b"", False),
+        (b"a(bc|x)d", b"", False),
+        (b"(?i)a1@c", b"a1@c", True),
+        (b"[Pp]ost|x", b"", False),
+        (b"[0p]ost [Pp]", b"post p", True),
+        (b"[1p]ost [Pp]", b"ost p", False),
+        (b"(ab[xX])+c", b"abx", True),
+        (rb"5\d\d \d", b"", False),
         (b"^abc", b"abc", False),
         (b"a(bcd)+x", b"bcd", False),
         (b"x*abc", b"abc", False),
-        (b"a(?i:bcd)", b"a", True),
-        (b"(?:abc)?d", b"d", False),
+        (b"x(?i:bcd)", b"bcd", False),
+        (b"(?:Q)bcd(e)", b"Qbcd", True),
+        (b"(Qk)bcd", b"Qk", True),
+        (b"(?:abc)?xd", b"xd", False),
+        (b"e", b"", False),
     ],
 )
 def test_the_string_that_every_match_contains(pattern: bytes, literal: bytes, leads: bool) -> None:

@@ -15,13 +15,13 @@
 
 /* Zero-initialise, then set what the comments name. */
 typedef struct {
-    uint8_t class_of[256];
-    size_t classes;
+    uint8_t class_of[256]; /* set */
+    size_t classes;      /* set */
+    size_t states;       /* set */
     uint16_t *next;      /* owned; set */
     uint8_t *ends;       /* owned; set: whether a line that ends in this state matches */
-    uint8_t *literal;    /* owned; set: what every match contains; NULL: nothing */
-    size_t literal_len;
-    int leads;           /* every match begins with the literal */
+    mr_needle needle;    /* owned; set: what every match contains */
+    int leads;           /* set: every match begins with the needle */
     int counting;        /* emit their number instead of the lines */
     mr_find_fn find;
     mr_value key;        /* the file's name */
@@ -32,8 +32,25 @@ typedef struct {
 static inline void mr_grep_free(mr_grep *g) {
     free(g->next);
     free(g->ends);
-    free(g->literal);
+    free(g->needle.text);
+    free(g->needle.fold);
     mr_buffer_free(&g->carry);
+}
+
+/* Whether no step leads out of the tables, and none out of the two states that are final. */
+static int mr_grep_fits(const mr_grep *g) {
+    const mr_needle *needle = &g->needle;
+    size_t cells = g->states * g->classes;
+    if (g->states <= MR_GREP_LATER || !g->classes) return 0;
+    if (needle->len && (needle->first >= needle->len || needle->second >= needle->len)) return 0;
+    for (size_t i = 0; i < 256; i++) {
+        if (g->class_of[i] >= g->classes) return 0;
+    }
+    for (size_t i = 0; i < cells; i++) {
+        if (g->next[i] >= cells || g->next[i] % g->classes) return 0;
+        if (i < 2 * g->classes && g->next[i] != i - i % g->classes) return 0;
+    }
+    return 1;
 }
 
 /* A line to decide on: a match can only begin at `from` or later. */
@@ -136,8 +153,8 @@ static int mr_grep_lines(mr_sink *s, mr_grep *g, const uint8_t *p, const uint8_t
     size_t n = 0;
     while (p < end) {
         const uint8_t *at = p, *line = p;
-        if (g->literal) {
-            if (!(at = g->find(p, end, g->literal, g->literal_len))) break;
+        if (g->needle.len) {
+            if (!(at = g->find(&g->needle, p, end))) break;
             const uint8_t *before = (const uint8_t *)memrchr(p, '\n', (size_t)(at - p));
             if (before) line = before + 1;
         }

@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 NODES_MAX = 2_000
 STATES_MAX = 1_000
 CELLS_MAX = 60_000  # states times classes of bytes: the table's numbers have 16 bits
 LITERAL_BYTES_MAX = 64
+LITERAL_WEIGHT_MIN = 7  # one byte that most lines have saves nothing
 _LF = 10
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _CATEGORIES = {
@@ -41,7 +42,9 @@ class Automaton:
     classes: int
     next: array[int]  # states times classes of 16 bits: the next state, times classes
     ends: bytes  # of each state: 1 if a line that ends there matches
-    literal: bytes  # what every match contains; empty: nothing is known
+    literal: bytes  # what every match contains, once each byte is or-ed with the one in `fold`; empty: nothing is known
+    fold: bytes
+    rarest: tuple[int, int]  # which two of these bytes to look for
     leads: bool  # every match begins with the literal
     by: str
 
@@ -66,8 +69,11 @@ def automaton(pattern: bytes, by: str) -> Automaton | None:
         class_of, next, ends = _determine(nodes, first, last)
     except (_UntranslatableError, RecursionError):
         return None
-    literal, leads = _literal(parsed, flags)
-    return Automaton(class_of, max(class_of) + 1, next, ends, literal, leads, by)
+    found = _literal(parsed, flags)
+    if found.weight() < LITERAL_WEIGHT_MIN:
+        found = _Literal()
+    literal, fold = bytes(found.text), bytes(found.fold)
+    return Automaton(class_of, max(class_of) + 1, next, ends, literal, fold, found.rarest(), found.leads, by)
 
 
 class _Nodes:
@@ -277,22 +283,54 @@ def _classes(sets: Iterable[frozenset[int]]) -> tuple[bytes, list[int]]:
     return bytes(class_of), samples
 
 
-def _literal(items: Any, flags: int) -> tuple[bytes, bool]:
-    """(the longest string that every match contains, whether every match begins with it)."""
-    runs: list[tuple[bytes, bool]] = []
-    run, leads = bytearray(), True
+# Bytes of text and logs, the commonest first; what is not here is rare.
+_COMMON = b' 0e1t2a"/oi.n-sr3:4l5d6c7h8u9mp\tfgybw,vk=TSAICEPMDR'
+
+
+def _rarity(byte: int) -> int:
+    at = _COMMON.find(byte)
+    return 1 + (len(_COMMON) if at < 0 else at) // 4
+
+
+@dataclass(slots=True)
+class _Literal:
+    """Bytes that follow each other: one of them is text[i] once it is or-ed with fold[i], which is 0 or one bit."""
+
+    text: bytearray = field(default_factory=bytearray)
+    fold: bytearray = field(default_factory=bytearray)
+    leads: bool = False
+
+    def add(self, values: frozenset[int]) -> bool:
+        """Appends the byte that is one of `values`; False if no fold makes one of them."""
+        fold = max(values, default=0) ^ min(values, default=0)
+        if not 1 <= len(values) <= 2 or fold & (fold - 1) or len(self.text) == LITERAL_BYTES_MAX:
+            return False
+        self.text.append(max(values))
+        self.fold.append(fold)
+        return True
+
+    def weight(self) -> int:
+        return sum(map(_rarity, self.text))
+
+    def rarest(self) -> tuple[int, int]:
+        """Where its two rarest bytes are."""
+        places = sorted(range(len(self.text)), key=lambda at: -_rarity(self.text[at]))
+        return (places[0], places[min(1, len(places) - 1)]) if places else (0, 0)
+
+
+def _literal(items: Any, flags: int) -> _Literal:
+    """The rarest string that every match contains."""
+    runs = [_Literal(leads=True)]
     for op, argument in items:
-        if str(op) == "LITERAL" and not flags & re.IGNORECASE and argument != _LF:
-            run.append(argument)
+        name = str(op)
+        if name in ("LITERAL", "IN") and runs[-1].add(_bytes_of(name, argument, flags) - {_LF}):
             continue
-        runs.append((bytes(run), leads))
-        run, leads = bytearray(), False
-        if str(op) == "SUBPATTERN":
-            inner, _ = _literal(argument[3], (flags | argument[1]) & ~argument[2])
-            runs.append((inner, False))
-        elif str(op) in ("MAX_REPEAT", "MIN_REPEAT") and argument[0]:
-            inner, _ = _literal(argument[2], flags)
-            runs.append((inner, False))
-    runs.append((bytes(run), leads))
-    literal, leads = max(runs, key=lambda each: len(each[0]))
-    return literal[:LITERAL_BYTES_MAX], leads and bool(literal)
+        if name == "SUBPATTERN":
+            inner = _literal(argument[3], (flags | argument[1]) & ~argument[2])
+        elif name in ("MAX_REPEAT", "MIN_REPEAT") and argument[0]:
+            inner = _literal(argument[2], flags)
+        else:
+            inner = _Literal()
+        inner.leads &= runs[-1].leads and not runs[-1].text
+        runs += [inner, _Literal()]
+    return max(runs, key=_Literal.weight)
