@@ -161,6 +161,7 @@ cdef extern from "_native/grep.h" nogil:
         uint8_t *ends
         mr_needle needle
         int leads
+        int settles
         int counting
         mr_find_fn find
         mr_value key

@@ -22,6 +22,7 @@ cdef int take_automaton(mr_grep *g, source) except -1:
     g.needle.len = <size_t>len(text)
     g.needle.first, g.needle.second = source.rarest
     g.leads = source.leads
+    g.settles = source.settles and len(text) > 0
     g.counting = source.by == "count"
     g.find = mr_finder(LEVEL)
     if not mr_grep_fits(g):

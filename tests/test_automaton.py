@@ -149,13 +149,31 @@ def test_what_is_left_to_re(pattern: bytes) -> None:
         (b"(?:Q)bcd(e)", b"Qbcd", True),
         (b"(Qk)bcd", b"Qk", True),
         (b"(?:abc)?xd", b"xd", False),
-        (b"e", b"", False),
+        (b"e+", b"e", True),
+        (b"e.", b"", False),
     ],
 )
 def test_the_string_that_every_match_contains(pattern: bytes, literal: bytes, leads: bool) -> None:
     tables = automaton(pattern, "line")
     assert tables is not None
     assert (tables.literal, tables.leads) == (literal, leads)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "settles"),
+    [
+        (b"abc", True),
+        (b"(?i)abc", True),
+        (b"abc|abcd", True),
+        (b"abc+", False),
+        (b"abc$", False),
+        (b"^abc", False),
+        (b"abc.", False),
+    ],
+)
+def test_a_string_that_is_all_of_the_pattern(pattern: bytes, settles: bool) -> None:
+    tables = automaton(pattern, "line")
+    assert tables is not None and tables.settles is settles
 
 
 @pytest.mark.parametrize("pattern", [b"a.b", rb"\ba"], ids=["automaton", "re"])

@@ -22,6 +22,7 @@ typedef struct {
     uint8_t *ends;       /* owned; set: whether a line that ends in this state matches */
     mr_needle needle;    /* owned; set: what every match contains */
     int leads;           /* set: every match begins with the needle */
+    int settles;         /* set: what begins with the needle is a match */
     int counting;        /* emit their number instead of the lines */
     mr_find_fn find;
     mr_value key;        /* the file's name */
@@ -160,7 +161,11 @@ static int mr_grep_lines(mr_sink *s, mr_grep *g, const uint8_t *p, const uint8_t
         }
         const uint8_t *stop = (const uint8_t *)memchr(at, '\n', (size_t)(end - at));
         if (!stop) stop = end;
-        lines[n++] = (mr_candidate){line, g->leads ? at : line, stop};
+        if (g->settles) {
+            MR_TRY(mr_grep_line(s, g, line, stop));
+        } else {
+            lines[n++] = (mr_candidate){line, g->leads ? at : line, stop};
+        }
         if (n == MR_GREP_WAITING) {
             MR_TRY(mr_grep_decide(s, g, lines, n));
             n = 0;

@@ -46,6 +46,7 @@ class Automaton:
     fold: bytes
     rarest: tuple[int, int]  # which two of these bytes to look for
     leads: bool  # every match begins with the literal
+    settles: bool  # what begins with the literal is a match
     by: str
 
 
@@ -69,11 +70,20 @@ def automaton(pattern: bytes, by: str) -> Automaton | None:
         class_of, next, ends = _determine(nodes, first, last)
     except (_UntranslatableError, RecursionError):
         return None
+    width = max(class_of) + 1
     found = _literal(parsed, flags)
-    if found.weight() < LITERAL_WEIGHT_MIN:
+    settles = found.leads and bool(found.text) and _matched_by(found.text, class_of, width, next)
+    if not settles and found.weight() < LITERAL_WEIGHT_MIN:
         found = _Literal()
-    literal, fold = bytes(found.text), bytes(found.fold)
-    return Automaton(class_of, max(class_of) + 1, next, ends, literal, fold, found.rarest(), found.leads, by)
+    needle = bytes(found.text), bytes(found.fold), found.rarest(), found.leads, settles
+    return Automaton(class_of, width, next, ends, *needle, by)
+
+
+def _matched_by(text: bytearray, class_of: bytes, width: int, next: array[int]) -> bool:
+    state = LATER * width
+    for byte in text:
+        state = next[state + class_of[byte]]
+    return state == MATCHED
 
 
 class _Nodes:
