@@ -20,7 +20,6 @@ NODES_MAX = 2_000
 STATES_MAX = 1_000
 CELLS_MAX = 60_000  # states times classes of bytes: the table's numbers have 16 bits
 LITERAL_BYTES_MAX = 64
-LITERAL_WEIGHT_MIN = 7  # one byte that most lines have saves nothing
 _LF = 10
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _CATEGORIES = {
@@ -72,10 +71,9 @@ def automaton(pattern: bytes, by: str) -> Automaton | None:
         return None
     width = max(class_of) + 1
     found = _literal(parsed, flags)
-    settles = found.leads and bool(found.text) and _matched_by(found.text, class_of, width, next)
-    if not settles and found.weight() < LITERAL_WEIGHT_MIN:
-        found = _Literal()
-    needle = bytes(found.text), bytes(found.fold), found.rarest(), found.leads, settles
+    leads = found.leads and bool(found.text)
+    settles = leads and _matched_by(found.text, class_of, width, next)
+    needle = bytes(found.text), bytes(found.fold), found.rarest(), leads, settles
     return Automaton(class_of, width, next, ends, *needle, by)
 
 
