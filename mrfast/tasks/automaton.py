@@ -1,8 +1,8 @@
 """A bytes regex as a table for the core's grep: a deterministic automaton over the bytes of one line.
 
 `re.search(pattern, line)` finds a match exactly when the automaton accepts the line. Only what that holds for is
-translated: literals, sets, `.`, groups, alternatives, repeats, `^`, `$`, `\\A`, `\\Z`. Look-around, back-references,
-word boundaries, possessive repeats and repeats of what can be empty are left to `re`.
+translated: literals, sets, `.`, groups, alternatives, repeats, `^`, `$`, `\\A`, `\\Z`, `\\b`, `\\B`. Look-around,
+back-references, possessive repeats, repeats of what can be empty and what depends on the locale are left to `re`.
 
 The pattern's own parse tree becomes an automaton with several next states (Thompson, CACM 11, 1968), and that one a
 deterministic automaton by the subset construction; bytes that no set tells apart share a class.
@@ -14,6 +14,7 @@ import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 NODES_MAX = 2_000
@@ -30,6 +31,11 @@ _CATEGORIES = {
 _ALL = frozenset(range(256))
 # What the kernel knows the first states as.
 MATCHED, FAILED, START, LATER = range(4)
+_NOWHERE = frozenset[str]()
+_LINE_START, _LINE_END = frozenset(["AT_BEGINNING"]), frozenset(["AT_END"])
+_BOUNDARY = {False: frozenset(["AT_NON_BOUNDARY"]), True: frozenset(["AT_BOUNDARY"])}
+# Whether \B matches in an empty line: it does from Python 3.14 on.
+_EMPTY_LINE = _BOUNDARY[False] if re.search(rb"\B", b"") else _NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class _UntranslatableError(Exception):
     pass
 
 
+@lru_cache(maxsize=4)  # a slot maps many pieces with one pattern
 def automaton(pattern: bytes, by: str) -> Automaton | None:
     """The pattern's automaton; None if it is one for `re`."""
     try:
@@ -90,15 +97,15 @@ class _Nodes:
     def __init__(self) -> None:
         self.moves: list[tuple[frozenset[int], int] | None] = []  # of a node, at most one
         self.free: list[list[int]] = []  # edges that take no byte
-        self.at_start: list[list[int]] = []  # ... at the start of a line only
-        self.at_end: list[list[int]] = []
+        self.places: list[list[tuple[str, int]]] = []  # ... and only where the named place is
+        self.bounded = False  # some place depends on the bytes on both of its sides
 
     def new(self) -> int:
         if len(self.free) >= NODES_MAX:
             raise _UntranslatableError
         self.moves.append(None)
-        for edges in (self.free, self.at_start, self.at_end):
-            edges.append([])
+        self.free.append([])
+        self.places.append([])
         return len(self.free) - 1
 
     def sequence(self, items: Iterable[Any], flags: int) -> tuple[int, int]:
@@ -117,6 +124,8 @@ class _Nodes:
             return self.place(str(argument))
         if op == "SUBPATTERN":
             _, added, removed, inner = argument
+            if added & re.LOCALE:
+                raise _UntranslatableError
             return self.sequence(inner, (flags | added) & ~removed)
         if op == "BRANCH":
             first, last = self.new(), self.new()
@@ -138,12 +147,11 @@ class _Nodes:
     def place(self, where: str) -> tuple[int, int]:
         """A line has one start and one end: MULTILINE is no different, nor is the LF that `$` may stand before."""
         first, last = self.new(), self.new()
-        if where in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
-            self.at_start[first].append(last)
-        elif where in ("AT_END", "AT_END_STRING"):
-            self.at_end[first].append(last)
-        else:
+        if where in ("AT_BOUNDARY", "AT_NON_BOUNDARY"):
+            self.bounded = True
+        elif where not in ("AT_BEGINNING", "AT_BEGINNING_STRING", "AT_END", "AT_END_STRING"):
             raise _UntranslatableError
+        self.places[first].append((where.removesuffix("_STRING"), last))
         return first, last
 
     def repeat(self, least: int, most: Any, item: Any, flags: int) -> tuple[int, int]:
@@ -168,18 +176,13 @@ class _Nodes:
         self.free[last].append(out)
         return first, out
 
-    def closure(self, nodes: Iterable[int], *, at_start: bool = False, at_end: bool = False) -> frozenset[int]:
-        """The nodes and all that are reached from them without a byte."""
+    def closure(self, nodes: Iterable[int], here: frozenset[str] = _NOWHERE) -> frozenset[int]:
+        """The nodes and all that are reached from them without a byte, at a place that is all of `here`."""
         found = set(nodes)
         pending = list(found)
         while pending:
             node = pending.pop()
-            edges = list(self.free[node])
-            if at_start:
-                edges += self.at_start[node]
-            if at_end:
-                edges += self.at_end[node]
-            for other in edges:
+            for other in (*self.free[node], *(to for where, to in self.places[node] if where in here)):
                 if other not in found:
                     found.add(other)
                     pending.append(other)
@@ -223,39 +226,46 @@ def _both_cases(values: frozenset[int]) -> frozenset[int]:
 
 def _determine(nodes: _Nodes, first: int, last: int) -> tuple[bytes, array[int], bytes]:
     """(class of each byte, next states, ends) of the deterministic automaton that finds a match anywhere in a line."""
-    class_of, samples = _classes({move[0] for move in nodes.moves if move is not None})
+    sets = {move[0] for move in nodes.moves if move is not None}
+    class_of, samples = _classes(sets | {_WORD} if nodes.bounded else sets)
     width = len(samples)
     hopeful = _leading_to(nodes, last)
     behind = {target: nodes.closure([target]) for _, target in filter(None, nodes.moves)}
     again = nodes.closure([first])  # a match may begin at any byte
-    start = nodes.closure([first], at_start=True)
-    matched, failed = frozenset([last]), frozenset[int]()
-    # MATCHED, FAILED, START and LATER, even where two of them are the same set.
-    states: list[frozenset[int]] = [matched, failed, start, again]
-    numbers = {matched: MATCHED, failed: FAILED, again: LATER}
+    # A state: its nodes, and whether it stands behind a byte of a word (False where no place asks for it).
+    matched, failed, later = (frozenset([last]), False), (frozenset[int](), False), (again, False)
+    # MATCHED, FAILED, START and LATER, even where two of them are the same.
+    states = [matched, failed, (nodes.closure([first], _LINE_START), False), later]
+    numbers = {later: LATER, matched: MATCHED, failed: FAILED}
     rows = [[MATCHED] * width, [FAILED] * width]
     for number in range(START, STATES_MAX):
         if number == len(states):
             break
-        here = states[number]
-        moves = [move for node in here if (move := nodes.moves[node]) is not None]
+        current, in_word = states[number]
+        line_start = _LINE_START if number == START else _NOWHERE
+        before = {}  # the nodes before a byte outside of words, and before one of a word
+        for word in (False, True) if nodes.bounded else (False,):
+            place = line_start | (_BOUNDARY[word != in_word] if nodes.bounded else _NOWHERE)
+            before[word] = nodes.closure(current, place)
+        moves = {word: [move for node in at if (move := nodes.moves[node])] for word, at in before.items()}
         row = []
         for byte in samples:
-            there = again.union(*(behind[target] for values, target in moves if byte in values))
-            if last in there or last in here:
-                there = matched
+            word = nodes.bounded and byte in _WORD
+            there = again.union(*(behind[target] for values, target in moves[word] if byte in values))
+            state = (there, word)
+            if last in there or last in before[word]:
+                state = matched
             elif there.isdisjoint(hopeful):
-                there = failed
-            if there not in numbers:
-                numbers[there] = len(states)
-                states.append(there)
-            row.append(numbers[there])
+                state = failed
+            if state not in numbers:
+                numbers[state] = len(states)
+                states.append(state)
+            row.append(numbers[state])
         rows.append(row)
     if len(rows) < len(states) or len(states) * width > CELLS_MAX:
         raise _UntranslatableError
-    ends = bytearray(
-        last in nodes.closure(state, at_start=number == START, at_end=True) for number, state in enumerate(states)
-    )
+    ends = bytearray(last in nodes.closure(current, _LINE_END | _BOUNDARY[word]) for current, word in states)
+    ends[START] = last in nodes.closure(states[START][0], _LINE_START | _LINE_END | _EMPTY_LINE)
     ends[MATCHED], ends[FAILED] = 1, 0
     return class_of, array("H", (state * width for row in rows for state in row)), bytes(ends)
 
@@ -264,7 +274,8 @@ def _leading_to(nodes: _Nodes, last: int) -> frozenset[int]:
     """The nodes from which more bytes, or the line's end, can still lead to `last`; a line's start is behind them."""
     before: dict[int, list[int]] = {}
     for node, move in enumerate(nodes.moves):
-        for other in (*nodes.free[node], *nodes.at_end[node], *([move[1]] if move is not None and move[0] else [])):
+        places = [to for where, to in nodes.places[node] if where != "AT_BEGINNING"]
+        for other in (*nodes.free[node], *places, *([move[1]] if move is not None and move[0] else [])):
             before.setdefault(other, []).append(node)
     found = {last}
     pending = [last]
