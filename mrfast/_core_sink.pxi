@@ -151,9 +151,10 @@ cdef class MapSink:
 
     @property
     def memory_bytes(self):
-        """Bytes that the table and the log hold."""
+        """Bytes that the tables, the log and a line across blocks hold."""
         self._settle()
-        return mr_sink_bytes(&self.sink) + mr_table_bytes(&self.words.seen)
+        return (mr_sink_bytes(&self.sink) + mr_table_bytes(&self.words.seen) + self.lines.carry.cap
+                + self.grep.carry.cap)
 
     @property
     def skipped(self):
@@ -169,6 +170,7 @@ cdef class MapSink:
         """Starts a piece of input; `offset` is where it begins in its object, for error messages."""
         if self.busy:
             self.claim()
+        self._leave()
         self.filename = filename
         self.offset = offset
         if self.memory and mr_table_bytes(&self.words.seen) > self.memory // 4:
@@ -222,6 +224,8 @@ cdef class MapSink:
         cdef size_t seen = mr_table_bytes(&self.words.seen)
         if not self.memory:
             return 0
+        if self.lines.carry.len + self.grep.carry.len > self.memory:
+            raise BoundPassed(f"{self.filename}: a line is over the memory of {self.memory:,} bytes; raise --memory")
         if seen > self.memory // 2:  # it cannot be spilled: a word counts once in the whole file
             raise BoundPassed(f"{self.filename}: its distinct words take over half of the memory of {self.memory:,} bytes; "
                               "raise --memory, or cut the file")
@@ -256,9 +260,13 @@ cdef class MapSink:
         try:
             self._raise_status(status)
         finally:
-            mr_words_leave(&self.words)
-            self.lines.carry.len = self.records.carry.len = self.grep.carry.len = self.grep.matches = 0
-            self.lines.at = self.records.at = 0
+            self._leave()
+
+    cdef void _leave(self) noexcept:
+        """Forgets what is open: nothing of a piece reaches the next one."""
+        mr_words_leave(&self.words)
+        self.lines.carry.len = self.records.carry.len = self.grep.carry.len = self.grep.matches = 0
+        self.lines.at = self.records.at = 0
 
     cdef _raise_status(self, int status):
         if status == MR_BAD_LINE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from memory_job import Job
 
 from mrfast import core, ops
 from mrfast.app import App
+from mrfast.errors import BoundPassed
 from mrfast.tasks.automaton import automaton
 
 TRANSLATED = [
@@ -199,11 +201,46 @@ def test_a_job_either_way(pattern: bytes, by: str) -> None:
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:
-    from dataclasses import replace
-
     tables = automaton(b"a", "line")
     assert tables is not None
     with pytest.raises(ValueError, match="fit"):
         core.MapSink(1, source=replace(tables, ends=b"\0"))
     with pytest.raises(ValueError, match="emit its pairs"):
         core.MapSink(1, source=ops.grep(b"a"))
+
+
+ALTERNATIVES = b"|".join(b"\\x%02x!" % byte for byte in range(256))
+
+
+@pytest.mark.parametrize("pattern", [b"x.{12}y|" + ALTERNATIVES, b"x.{300}y|" + ALTERNATIVES], ids=["12", "300"])
+def test_what_takes_too_much_work_is_left_to_re(pattern: bytes) -> None:
+    re.compile(pattern)
+    assert automaton(pattern, "line") is None
+
+
+@pytest.mark.parametrize("end", [2, 255])
+def test_ends_that_are_no_truth_are_refused(end: int) -> None:
+    tables = automaton(b"a.b", "line")
+    assert tables is not None
+    with pytest.raises(ValueError, match="lead out"):
+        core.MapSink(1, source=replace(tables, ends=bytes(end for _ in tables.ends)))
+
+
+@pytest.mark.parametrize("source", [automaton(b"q", "count"), ops.lines()], ids=["grep", "lines"])
+def test_a_line_over_the_memory_is_refused(source: Any) -> None:
+    sink = core.MapSink(1, source=source, memory_bytes=1 << 20, spill=list)
+    sink.begin("f")
+    with pytest.raises(BoundPassed, match="f: a line is over the memory of 1,048,576 bytes; raise --memory"):
+        for _ in range(20):
+            sink.feed(bytes(1 << 16))
+    assert sink.memory_bytes > 1 << 20
+
+
+def test_a_piece_that_was_left_reaches_no_other() -> None:
+    sink = core.MapSink(1, source=automaton(b"o", "count"))
+    sink.begin("one")
+    sink.feed(b"o\no\nleft-o")
+    sink.begin("two")
+    sink.feed(b"zzz\no\n")
+    sink.end()
+    assert list(core.read_segment(sink.drain().body, "str")) == [("two", 1)]

@@ -51,7 +51,10 @@ static int mr_grep_fits(const mr_grep *g) {
         if (g->next[i] >= cells || g->next[i] % g->classes) return 0;
         if (i < 2 * g->classes && g->next[i] != i - i % g->classes) return 0;
     }
-    return 1;
+    for (size_t i = 0; i < g->states; i++) {
+        if (g->ends[i] > 1) return 0;
+    }
+    return g->ends[MR_GREP_MATCHED] == 1 && g->ends[MR_GREP_FAILED] == 0;
 }
 
 /* A line to decide on: a match can only begin at `from` or later. */

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 NODES_MAX = 2_000
 STATES_MAX = 1_000
 CELLS_MAX = 60_000  # states times classes of bytes: the table's numbers have 16 bits
+WORK_MAX = 10_000_000  # looks at a byte of a move: about half a second
 LITERAL_BYTES_MAX = 64
 _LF = 10
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
@@ -238,6 +239,7 @@ def _determine(nodes: _Nodes, first: int, last: int) -> tuple[bytes, array[int],
     states = [matched, failed, (nodes.closure([first], _LINE_START), False), later]
     numbers = {later: LATER, matched: MATCHED, failed: FAILED}
     rows = [[MATCHED] * width, [FAILED] * width]
+    work = 0
     for number in range(START, STATES_MAX):
         if number == len(states):
             break
@@ -248,6 +250,9 @@ def _determine(nodes: _Nodes, first: int, last: int) -> tuple[bytes, array[int],
             place = line_start | (_BOUNDARY[word != in_word] if nodes.bounded else _NOWHERE)
             before[word] = nodes.closure(current, place)
         moves = {word: [move for node in at if (move := nodes.moves[node])] for word, at in before.items()}
+        work += width * (len(again) + sum(map(len, moves.values())))
+        if work > WORK_MAX or len(states) * width > CELLS_MAX:
+            raise _UntranslatableError
         row = []
         for byte in samples:
             word = nodes.bounded and byte in _WORD
