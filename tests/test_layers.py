@@ -60,6 +60,8 @@ FRONTS = {"mrfast.api", "mrfast.cli"}
 PURE = {
     f"mrfast.control.{name}"
     for name in (
+        "backup",
+        "crew",
         "invariants",
         "leases",
         "names",
@@ -69,6 +71,7 @@ PURE = {
         "schema",
         "splits",
         "story",
+        "table",
         "transitions",
         "wire",
     )
@@ -88,6 +91,7 @@ PURE_IMPORTS = {
     "mrfast.model",
     "orjson",
     "re",
+    "statistics",
     "struct",
     "types",
     "typing",

@@ -14,14 +14,18 @@ STALE_ENTRIES_MAX = 64  # ended leases may keep this many heap entries before th
 class Lease:
     """One attempt that may still be accepted; `live` while its lease runs."""
 
-    __slots__ = ("deadline", "entry", "live", "n", "progress", "since", "task", "version", "worker")
+    __slots__ = (
+        "backup", "deadline", "entry", "fed", "live", "moved", "n", "progress", "since", "task", "worker"
+    )  # fmt: skip
 
-    def __init__(self, task: int, n: int, worker: str, now: float, version: int) -> None:
+    def __init__(self, task: int, n: int, worker: str, now: float) -> None:
         self.task = task
-        self.n = n
+        self.n = n  # its serial
         self.worker = worker
         self.since = now
-        self.version = version
+        self.moved = now  # when its progress last changed
+        self.backup = False
+        self.fed = False  # a reduce that has been told of every map output
         self.deadline = 0.0
         self.entry = 0  # number of this lease's one valid heap entry
         self.live = False

@@ -1,4 +1,7 @@
-"""The names of a job's tasks and attempts: `m-000012`, `r-00003`, and `<task>.e<epoch>.<n>`."""
+"""The names of a job's tasks and attempts: `m-000012`, `r-00003`, and `<task>.e<epoch>.<count>`.
+
+Inside, an attempt is its task's number and a serial: the epoch and the count in one int, growing with both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 
 from mrfast.model import map_name, reduce_name
 
+COUNT_BITS = 32
 _ATTEMPT = re.compile(r"([mr])-([0-9]{5,7})\.e([0-9]{1,9})\.([0-9]{1,9})", re.ASCII)
 
 
@@ -32,16 +36,21 @@ class Names:
         """A task's name."""
         return map_name(task) if task < self.maps else reduce_name(task - self.maps)
 
-    def attempt(self, task: int, n: int) -> str:
-        """The name of a task's n-th attempt in this epoch; no other attempt ever has it."""
-        return f"{self.task(task)}.e{self.epoch}.{n}"
+    def serial(self, count: int) -> int:
+        """The serial of a task's `count`-th attempt in this epoch; no attempt of an earlier epoch has a higher one."""
+        return self.epoch << COUNT_BITS | count
+
+    def attempt(self, task: int, serial: int) -> str:
+        """The name of one attempt; no other attempt of the job ever has it, whatever is restarted."""
+        return f"{self.task(task)}.e{serial >> COUNT_BITS}.{serial & ((1 << COUNT_BITS) - 1)}"
 
     def parse(self, attempt: str) -> tuple[int, int] | None:
-        """(task, n) of an attempt of this job and epoch, else None."""
+        """(task, serial) of an attempt of this job, from this epoch or an earlier one; else None."""
         parsed = _ATTEMPT.fullmatch(attempt)
         if parsed is None:
             return None
         task = self.number("map" if parsed[1] == "m" else "reduce", int(parsed[2]))
-        if task is None or self.attempt(task, int(parsed[4])) != attempt:
+        serial = int(parsed[3]) << COUNT_BITS | int(parsed[4])
+        if task is None or int(parsed[3]) > self.epoch or self.attempt(task, serial) != attempt:
             return None
-        return task, int(parsed[4])
+        return task, serial

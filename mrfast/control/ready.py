@@ -28,26 +28,29 @@ class Ready:
             self._held.add(task)
             heappush(self._tried, task)
 
-    def take(self, idle: Callable[[int], bool], shunned: Callable[[int], bool]) -> int | None:
-        """The next task that is idle, preferably not a shunned one; None if there is none.
+    def take(self, idle: Callable[[int], bool], shunned: Callable[[int], int]) -> int | None:
+        """The next task that is idle; one that is shunned (1) only if there is no other, one that is barred (2) never.
 
         Entries of tasks that stopped being idle meanwhile (a late result, a worker that came back) are dropped here.
         """
         passed: list[int] = []
+        second: int | None = None
         found = None
         while self._tried and len(passed) < LOOK_MAX:
             task = heappop(self._tried)
             if not idle(task):
                 self._held.discard(task)
-            elif shunned(task):
+            elif (degree := shunned(task)) > 0:
                 passed.append(task)
+                second = task if second is None and degree == 1 else second
             else:
                 found = task
                 break
         if found is None:
             found = self._take_fresh(idle)
-        if found is None and passed:
-            found = passed.pop(0)
+        if found is None and second is not None:
+            passed.remove(second)
+            found = second
         for task in passed:
             heappush(self._tried, task)
         if found is not None:

@@ -43,25 +43,43 @@ class JobFailure:
 
 
 class TaskRecord:
-    """What is known of a task that was handed out at least once; `open` holds the attempts that may be accepted."""
+    """What is known of a task that was handed out at least once; `open` holds the attempts that may be accepted.
 
-    __slots__ = ("accepted", "counted", "digest", "failures", "issued", "losses", "open", "shun", "story", "table")
+    Attempts are serials. One of an earlier epoch that is not in `open` may still come (its worker outlived the
+    coordinator that issued it), unless it is in `closed` or not above `floor`.
+    """
+
+    __slots__ = (
+        "accepted", "closed", "counted", "digest", "failures", "floor", "issued", "losses", "open", "shun", "shun_at",
+        "story", "table",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.issued = 0
+        self.issued = 0  # in this epoch
         self.accepted = 0
+        self.floor = 0
+        self.closed: set[int] | None = None
         self.digest = ""  # of the last accepted output, kept when that is lost
         self.table = ""  # that the accepted part of a reduce was made from
         self.counted = 0
         self.losses = 0
         self.shun = ""  # the worker that failed it last
+        self.shun_at = 0.0
         self.open: dict[int, Lease] | None = None
         self.failures: list[tuple[int, str, Failure]] | None = None
         self.story = bytearray()
 
-    def add_failure(self, n: int, worker: str, failure: Failure) -> None:
+    def close(self, n: int, *, remember: bool) -> None:
+        """An attempt can never be accepted any more."""
+        if self.open is not None:
+            self.open.pop(n, None)
+        if remember:
+            self.closed = self.closed or set()
+            self.closed.add(n)
+
+    def add_failure(self, n: int, worker: str, failure: Failure, now: float) -> None:
         """Keep a failure, and count it if it counts; of many, those in the middle go."""
-        self.shun = worker
+        self.shun, self.shun_at = worker, now
         self.counted += failure.counted or failure.fatal
         self.failures = self.failures or []
         self.failures.append((n, worker, failure))

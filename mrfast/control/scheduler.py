@@ -2,85 +2,94 @@
 
 Events come in as method calls with the time as `now`; what they may do to a task or to the job stands in TRANSITIONS,
 and an event that is not there raises IllegalEvent and changes nothing. A task is IDLE, LEASED (some attempt's lease
-runs) or ACCEPTED. Leases serve liveness only: an attempt whose lease ran out may still deliver while its task is open.
+runs) or ACCEPTED. Leases serve liveness only: an attempt whose lease ran out may still deliver while its task is open,
+and so may one that an earlier epoch of the coordinator handed out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from mrfast.control import invariants, story
-from mrfast.control.leases import Lease, Leases
+from mrfast.control import backup, invariants
+from mrfast.control.crew import Crew
+from mrfast.control.leases import Lease
 from mrfast.control.names import Names
 from mrfast.control.ready import Ready
-from mrfast.control.records import Attempt, JobFailure, Running, TaskRecord
-from mrfast.control.transitions import ACCEPTED, IDLE, LEASED, RUNNING, TRANSITIONS, IllegalEvent, after
+from mrfast.control.records import Attempt, JobFailure, Running
+from mrfast.control.table import ACCEPTED_CODE, IDLE_CODE, TaskTable
+from mrfast.control.transitions import RUNNING, TRANSITIONS, IllegalEvent
 from mrfast.index import TableDigest
 from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress
 
 __all__ = ["TRANSITIONS", "Attempt", "IllegalEvent", "JobFailure", "Running", "Scheduler"]
 
 LOST_LEASE_S = 3.0  # what is left of the leases of a worker whose connection closed
-STORY_CHARS_MAX = 100  # of a message in a story: the whole of it stands above the story
+EARLY_SHARE = 0.5  # of the maps that are accepted before the first reduce starts
+STARVED_S = 1.0  # so long a map waits for a slot before a waiting reduce gives its own up, ...
+STARVED_AGAIN_S = 2.0  # ... and so long before the next one does
+BARRED_S = 30.0  # so long a task is kept from the worker that it failed on, if there are others
 
-_STATES = (IDLE, LEASED, ACCEPTED)
-_CODES = {state: code for code, state in enumerate(_STATES)}
-_IDLE, _LEASED, _ACCEPTED = range(3)
 
-
-class Scheduler:
-    """A job's tasks, leases and results; every method costs O(log n) in the running tasks, or less."""
+class Scheduler(TaskTable):
+    """A job's tasks, leases and results; a method costs O(running attempts + workers) at most."""
 
     def __init__(
-        self, maps: int, reduces: int, *, attempts_max: int = 4, epoch: int = 1, lease_s: float = 10.0
+        self,
+        maps: int,
+        reduces: int,
+        *,
+        attempts_max: int = 4,
+        epoch: int = 1,
+        lease_s: float = 10.0,
+        stall_s: float = 600.0,
     ) -> None:
         if not 0 <= maps <= MAPS_MAX or not 1 <= reduces <= REDUCES_MAX or attempts_max < 1 or epoch < 0:
             raise ValueError(
                 f"maps={maps}, reduces={reduces}, attempts_max={attempts_max} or epoch={epoch}: no such job"
             )
-        self.maps, self.reduces = maps, reduces
-        self.attempts_max, self.lease_s = attempts_max, lease_s
-        self.names = Names(maps, reduces, epoch)
-        self.state = RUNNING
-        self.failure: JobFailure | None = None
+        super().__init__(maps, reduces, epoch, lease_s)
+        self.attempts_max, self.stall_s = attempts_max, stall_s
         self.maps_done = self.reduces_done = 0
-        self.version = 0  # of the table map -> accepted output: grows when an output is lost
-        self._start: float | None = None
-        self._states = bytearray(maps + reduces)  # maps first, then reduces
-        self._tasks: dict[int, TaskRecord] = {}
-        self._ready_maps = Ready(0, maps)
-        self._ready_reduces = Ready(maps, maps + reduces)
-        self._leases = Leases()
+        self.backups = 0
+        self.crew = Crew()
         self._lost: set[str] = set()
-        self._workers: dict[str, int] = {}
-        self._table = TableDigest()
+        self._table = TableDigest()  # of the last accepted output of each map, lost ones included
+        self._maps_known = 0  # that have been accepted at least once
+        self._durations = {"map": backup.Durations(), "reduce": backup.Durations()}
+        self._starved_at: float | None = None  # since when maps wait and reduces that wait hold slots
 
     # What workers ask and say
 
-    def assign(self, worker: str, now: float) -> Attempt | None:
-        """The next task for this worker: maps first, requeued before fresh; reduces once every map is accepted."""
+    def joined(self, worker: str, slots: int, running: tuple[str, ...], now: float) -> None:
+        """A worker said hello, and which attempts it has: others that it was given have never reached it."""
+        self.crew.joined(worker, slots, now)
         self._seen(worker, now)
-        if self.state != RUNNING:
+        if self.state == RUNNING:
+            held = {self._find(attempt) for attempt in running}
+            for lease in self._leases.of(worker):
+                if (lease.task, lease.n) not in held:
+                    self._close(lease, "released", now)
+
+    def assign(self, worker: str, now: float) -> Attempt | None:
+        """The next task for this worker: maps, requeued before fresh; then reduces; then a backup of a slow one."""
+        self._seen(worker, now)
+        if self.state != RUNNING or self.crew.rests(worker, now):
             return None
-        ready = self._ready_maps if self.maps_done < self.maps else self._ready_reduces
-        tasks = self._tasks
-        task = ready.take(
-            lambda t: self._states[t] == _IDLE,
-            lambda t: t in tasks and tasks[t].shun == worker,
-        )
+        task = self._take(self._ready_maps, worker, now)
+        if task is not None:
+            self._starved_at = None
+        elif self._reduce_may_start(now):
+            task = self._take(self._ready_reduces, worker, now)
+        word = "leased"
         if task is None:
-            return None
-        record = self._tasks.get(task)
-        if record is None:
-            record = self._tasks[task] = TaskRecord()
-        self._step(task, "leased")
+            slow = self._slow(worker, now)
+            if slow is None:
+                return None
+            task, word = slow.task, "backup"
+            self.backups += 1
+        record = self._record(task)
         record.issued += 1
-        lease = Lease(task, record.issued, worker, now, self.version)
-        if record.open is None:
-            record.open = {}
-        record.open[lease.n] = lease
-        self._leases.start(lease, now + self.lease_s)
-        self._tell(record, "leased", lease, now)
+        lease = Lease(task, self.names.serial(record.issued), worker, now)
+        lease.backup = word == "backup"
+        self._lease(record, lease, word, now)
         kind, index = self.names.kind_index(task)
         return Attempt(self.names.attempt(task, lease.n), kind, index)
 
@@ -88,43 +97,50 @@ class Scheduler:
         """ "ok" and a fresh lease, or "cancel": this attempt can no longer be accepted. Revives an expired one."""
         self._seen(worker, now)
         found = self._find(attempt)
-        if found is not None and self._tasks[found[0]].accepted == found[1]:
+        if found is not None and self._record(found[0]).accepted == found[1]:
             return "ok"  # its worker has not heard yet; told to cancel, it would remove the accepted object
-        lease = None if found is None else self._open(*found)
-        if self.state != RUNNING or lease is None or lease.worker != worker:
+        if self.state != RUNNING or found is None:
             return "cancel"
-        if lease.task >= self.maps and lease.version != self.version:  # expired, and its segments are gone
-            self._close(lease, "cancelled", now)
+        lease = self._open(*found) or self._adopt(*found, worker, now)
+        if lease is None or lease.worker != worker:
             return "cancel"
-        lease.progress = progress
+        if progress != lease.progress:
+            lease.progress, lease.moved = progress, now
         if lease.live:
             self._leases.move(lease, now + self.lease_s)
         else:
-            self._step(lease.task, "leased")
-            self._leases.start(lease, now + self.lease_s)
-            self._tell(self._tasks[lease.task], "back", lease, now)
+            self._lease(self._tasks[lease.task], lease, "back", now)
         return "ok"
 
-    def map_done(self, attempt: str, digest: str, now: float) -> str:
+    def fed(self, attempt: str, complete: bool, now: float) -> bool:
+        """A reduce asked for map outputs, and has now been told of all (`complete`); False: it must give up."""
+        found = self._find(attempt)
+        lease = None if found is None else self._open(*found)
+        if lease is None or self.state != RUNNING:
+            return False
+        if lease.fed != complete:
+            lease.fed, lease.moved = complete, now
+        return True
+
+    def map_done(self, attempt: str, digest: str, now: float, worker: str = "") -> str:
         """Accept a map output if its task is open; other bytes than before roll back the reduces that used those."""
-        lease, word = self._settle(attempt, "map", digest)
+        lease, word = self._settle(attempt, "map", digest, worker, now)
         if lease is None:
             return word
-        record = self._tasks[lease.task]
-        before = record.digest
+        before = self._tasks[lease.task].digest
         self._accept(lease, digest, now)
-        self.maps_done += 1
-        self._table.add(lease.task, digest)
-        if before and before != digest and self.reduces_done:
-            self._roll_back(now)
+        self._tabulate(lease.task, before, now)
         return "accepted"
 
-    def reduce_done(self, attempt: str, digest: str, table: str, now: float) -> str:
-        """Accept a part if its task is open and it was made from exactly the accepted map outputs."""
-        lease, word = self._settle(attempt, "reduce", digest)
+    def reduce_done(self, attempt: str, digest: str, table: str, now: float, worker: str = "") -> str:
+        """Accept a part if its task is open and it was made from exactly the last accepted output of each map.
+
+        Of a map that was lost since, that is the lost one; should its next output differ, the part is rolled back.
+        """
+        lease, word = self._settle(attempt, "reduce", digest, worker, now)
         if lease is None:
             return word
-        if self.maps_done < self.maps or table != self.table_digest():
+        if self._maps_known < self.maps or table != self.table_digest():
             self._close(lease, "superseded", now)
             return "superseded"
         self._accept(lease, digest, now)
@@ -132,19 +148,19 @@ class Scheduler:
         self.reduces_done += 1
         return "accepted"
 
-    def failed(self, attempt: str, failure: Failure, now: float) -> str:
+    def failed(self, attempt: str, failure: Failure, now: float, worker: str = "") -> str:
         """Take note of a failed attempt; a fatal one, or one counted one too many, fails the job."""
         found = self._find(attempt)
         if self.state != RUNNING:
             return "job_done"
         if found is None:
             return "stale"
-        lease = self._open(*found)
-        record = self._tasks[found[0]]
+        lease = self._open(*found) or self._adopt(*found, worker, now)
+        record = self._record(found[0])
         if lease is None:
             return "already" if record.accepted == found[1] or record.has_failed(found[1]) else "superseded"
         self._close(lease, "failed", now)
-        record.add_failure(lease.n, lease.worker, failure)
+        record.add_failure(lease.n, lease.worker, failure, now)
         if failure.fatal:
             self._fail_task(lease.task, "failed for good", failure, lease.worker)
         elif record.counted >= self.attempts_max:
@@ -167,7 +183,7 @@ class Scheduler:
         return "accepted"
 
     def output_lost(self, map_index: int, attempt: str, now: float) -> str:
-        """Run a map again whose accepted output is missing or corrupt; running reduces are told to cancel.
+        """Run a map again whose accepted output is missing or corrupt.
 
         A report about an attempt that is not the accepted one, or after the last reduce was accepted, changes nothing.
         """
@@ -182,20 +198,18 @@ class Scheduler:
             return "superseded"
         self._step(map_index, "output_lost")
         self._note(record, "output_lost", record.accepted, "", now)
+        self._shut(record, record.accepted)
         record.accepted = 0
         record.losses += 1
         self.maps_done -= 1
-        self.version += 1
-        self._table.remove(map_index, record.digest)
         self._ready_maps.put(map_index)
-        for lease in [lease for lease in self._leases if lease.task >= self.maps]:
-            self._close(lease, "cancelled", now)
         if record.losses >= self.attempts_max:
             self._fail_task(map_index, f"lost its accepted output {record.losses} times (missing or corrupt)")
         return "accepted"
 
     def worker_lost(self, worker: str, now: float) -> None:
         """Shorten the leases of a worker whose connection closed; a poll or renewal of it restores them."""
+        self.crew.left(worker)
         for lease in self._leases.of(worker):
             self._lost.add(worker)
             self._leases.move(lease, min(lease.deadline, now + LOST_LEASE_S))
@@ -203,16 +217,23 @@ class Scheduler:
     # What time and the coordinator do
 
     def tick(self, now: float) -> int:
-        """End the leases that have run out and queue their tasks again, uncounted; returns how many."""
-        expired = 0
+        """End leases that have run out, attempts that stall, and reduces that wait where maps must run; how many."""
+        ended = 0
         while (lease := self._leases.expired(now)) is not None:
             self._end(lease, "expired", now)
-            expired += 1
-        return expired
+            ended += 1
+        for lease in [lease for lease in self._leases if now - lease.moved >= self.stall_s]:
+            if self.state == RUNNING and not self._waits(lease):
+                what = f"no progress for {self.stall_s:g} s (--stall-s)"
+                self.failed(self.names.attempt(lease.task, lease.n), Failure("", "stalled", what), now)
+                ended += 1
+        return ended + self._preempt(now)
 
     def next_deadline(self) -> float | None:
-        """When `tick` next has something to do, or None."""
-        return self._leases.next_deadline()
+        """When `tick` next has something to do but to look for stalls, or None."""
+        lease = self._leases.next_deadline()
+        starved = None if self._starved_at is None else self._starved_at + STARVED_S
+        return min((at for at in (lease, starved) if at is not None), default=None)
 
     def committed(self, now: float) -> None:
         """The manifest is written: the job is COMMITTED, for ever."""
@@ -226,74 +247,109 @@ class Scheduler:
         self._finish("failed")
         self.failure = failure
 
+    # What an earlier epoch left, in the order of its journal
+
+    def restore(self, kind: str, attempt: str, digest: str, table: str, issued: int, epoch: int) -> None:
+        """Accept what that epoch accepted when it had handed out `issued` attempts of the task."""
+        task, serial = self._named(kind, attempt)
+        record = self._record(task)
+        self._step(task, "accepted")
+        before = record.digest
+        record.accepted, record.digest = serial, digest
+        record.floor = max(serial, Names(0, 0, epoch).serial(issued))
+        self._note(record, "accepted", serial, "", 0.0)
+        if kind == "map":
+            self.maps_done += 1
+            self._tabulate(task, before, 0.0)
+        else:
+            record.table = table
+            self.reduces_done += 1
+
+    def restore_failure(self, attempt: str, worker: str, failure: Failure) -> None:
+        """Remember a failure that counts of an earlier epoch."""
+        found = self.names.parse(attempt)
+        if found is not None:
+            record = self._record(found[0])
+            self._shut(record, found[1])
+            record.add_failure(found[1], worker, failure, 0.0)
+            record.shun = ""
+
     # What can be read
 
     @property
     def phase(self) -> str:
         """map, reduce, or commit (all parts accepted)."""
-        if self.maps_done < self.maps:
-            return "map"
-        return "reduce" if self.reduces_done < self.reduces else "commit"
+        if self.reduces_done == self.reduces:
+            return "commit"
+        return "map" if self.maps_done < self.maps else "reduce"
 
     def table_digest(self) -> str:
-        """The digest of the table map -> accepted output, as a reduce must report it."""
+        """The digest of the table map -> last accepted output, as a reduce must report it."""
         return self._table.hex()
-
-    def accepted_maps(self) -> Iterator[tuple[int, str, str]]:
-        """(index, attempt, digest) of the accepted maps, in index order."""
-        return self._accepted(0, self.maps)
-
-    def accepted_reduces(self) -> Iterator[tuple[int, str, str]]:
-        """(partition, attempt, digest) of the accepted reduces, in partition order."""
-        return self._accepted(self.maps, self.maps + self.reduces)
-
-    def accepted_map(self, index: int) -> str | None:
-        """The attempt whose output of this map is accepted, or None."""
-        record = self._tasks.get(index)
-        return self.names.attempt(index, record.accepted) if record is not None and record.accepted else None
-
-    def running(self) -> Iterator[Running]:
-        """The attempts whose leases run."""
-        for lease in self._leases:
-            kind, index = self.names.kind_index(lease.task)
-            yield Running(
-                self.names.attempt(lease.task, lease.n), kind, index, lease.worker, lease.since, lease.progress
-            )
-
-    def task_state(self, kind: str, index: int) -> str:
-        """IDLE, LEASED or ACCEPTED."""
-        return _STATES[self._states[self._number(kind, index)]]
-
-    def story(self, kind: str, index: int) -> list[str]:
-        """What happened to a task, a line an event, oldest first."""
-        return self._story(self._number(kind, index))
 
     # Inside
 
     def _seen(self, worker: str, now: float) -> None:
         if self._start is None:
             self._start = now
+        self.crew.seen(worker, now)
         if worker in self._lost:
             self._lost.discard(worker)
             for lease in self._leases.of(worker):
                 self._leases.move(lease, now + self.lease_s)
 
-    def _number(self, kind: str, index: int) -> int:
-        task = self.names.number(kind, index)
-        if task is None:
-            raise IndexError(f"no {kind} {index} in a job of {self.maps} maps and {self.reduces} reduces")
-        return task
+    def _take(self, ready: Ready, worker: str, now: float) -> int | None:
+        """The next ready task for this worker; one that failed here last is for others, while there are any."""
 
-    def _step(self, task: int, event: str) -> None:
-        kind = "map" if task < self.maps else "reduce"
-        state = _STATES[self._states[task]]
-        self._states[task] = _CODES[after(kind, state, event, self.names.task(task))]
+        def shunned(task: int) -> int:
+            record = self._tasks.get(task)
+            if record is None or record.shun != worker:
+                return 0
+            return 2 if now - record.shun_at < BARRED_S and self.crew.others(worker, now) else 1
 
-    def _finish(self, event: str) -> None:
-        self.state = after("job", self.state, event, "the job")
-        self._leases.clear()
+        return ready.take(lambda task: self._states[task] == IDLE_CODE, shunned)
 
-    def _settle(self, attempt: str, kind: str, digest: str) -> tuple[Lease | None, str]:
+    def _reduce_may_start(self, now: float) -> bool:
+        """Once every map is accepted; or early: no map waits, and a slot stays for one that must run again."""
+        if self.maps_done == self.maps:
+            return True
+        if self.maps_done < EARLY_SHARE * self.maps or self._maps_waiting():
+            return False
+        return sum(lease.task >= self.maps for lease in self._leases) < self.crew.slots(now) - 1
+
+    def _maps_waiting(self) -> int:
+        return self._states.count(IDLE_CODE, 0, self.maps)
+
+    def _slow(self, worker: str, now: float) -> Lease | None:
+        kind = "map" if self.maps_done < self.maps else "reduce"
+        done, tasks = (self.maps_done, self.maps) if kind == "map" else (self.reduces_done, self.reduces)
+        if not backup.is_due(done, tasks) or (kind == "map" and self._maps_waiting()):
+            return None
+        running = [lease for lease in self._leases if (lease.task < self.maps) == (kind == "map")]
+        return backup.choose(running, worker, self.crew.slots(now), self._durations[kind].median(), now)
+
+    def _waits(self, lease: Lease) -> bool:
+        """Whether this attempt is a reduce that waits for maps."""
+        return lease.task >= self.maps and not lease.fed and self.maps_done < self.maps
+
+    def _preempt(self, now: float) -> int:
+        """Take slots back from reduces that wait, those that have fetched least, for maps that found none in time."""
+        waiting = [lease for lease in self._leases if self._waits(lease)] if self.maps_done < self.maps else []
+        maps = self._maps_waiting() if waiting else 0
+        if not maps or self.state != RUNNING:
+            self._starved_at = None
+            return 0
+        if self._starved_at is None:
+            self._starved_at = now
+        if now < self._starved_at + STARVED_S:
+            return 0
+        self._starved_at = now + STARVED_AGAIN_S - STARVED_S
+        waiting.sort(key=lambda lease: (lease.progress.bytes_done, lease.task))
+        for lease in waiting[:maps]:
+            self._close(lease, "preempted", now)
+        return len(waiting[:maps])
+
+    def _settle(self, attempt: str, kind: str, digest: str, worker: str, now: float) -> tuple[Lease | None, str]:
         """The open attempt that a report of success is about; or None and the answer."""
         found = self._find(attempt)
         if found is not None and self.names.kind_index(found[0])[0] != kind:
@@ -305,106 +361,57 @@ class Scheduler:
         if found is None:
             return None, "stale"
         task, n = found
-        record = self._tasks[task]
+        record = self._record(task)
         if record.accepted == n:
             if record.digest != digest:
                 raise IllegalEvent(f"{attempt} was accepted with digest {record.digest} and now reports {digest}")
             return None, "already"
-        lease = self._open(task, n)
+        lease = self._open(task, n) or self._adopt(task, n, worker, now)
         return lease, "accepted" if lease is not None else "superseded"
 
     def _accept(self, lease: Lease, digest: str, now: float) -> None:
         record = self._tasks[lease.task]
         self._step(lease.task, "accepted")
-        for other in (
-            record.open or {}
-        ).values():  # none of them can be accepted any more, not even if this one is lost
+        for other in (record.open or {}).values():  # none can be accepted any more, not even if this one is lost
             if other.live:
                 self._leases.end(other)
             if other is not lease:
                 self._tell(record, "superseded", other, now)
         record.open = None
         record.accepted, record.digest, record.shun = lease.n, digest, ""
+        record.floor = max(lease.n, self.names.serial(record.issued))
         self._tell(record, "accepted", lease, now)
+        kind, _ = self.names.kind_index(lease.task)
+        self._durations[kind].add(now - lease.since)
+        failed_on = {worker for _, worker, failure in record.failures or () if failure.counted}
+        self.crew.passed(lease.task, failed_on - {lease.worker}, now)
+        if kind == "map":
+            self.maps_done += 1
+
+    def _tabulate(self, task: int, before: str, now: float) -> None:
+        """Put an accepted map output in the table; reduces that used another one in its place do not count."""
+        digest = self._tasks[task].digest
+        if before:
+            self._table.remove(task, before)
+        else:
+            self._maps_known += 1
+        self._table.add(task, digest)
+        if not before or before == digest:
+            return
+        self._roll_back(now)
+        for lease in [lease for lease in self._leases if lease.task >= self.maps and lease.fed]:
+            self._close(lease, "cancelled", now)
 
     def _roll_back(self, now: float) -> None:
         for task in range(self.maps, self.maps + self.reduces):
-            if self._states[task] == _ACCEPTED:
+            if self._states[task] == ACCEPTED_CODE:
                 record = self._tasks[task]
                 self._step(task, "rolled_back")
                 self._note(record, "rolled_back", record.accepted, "", now)
+                self._shut(record, record.accepted)
                 record.accepted, record.table = 0, ""
                 self._ready_reduces.put(task)
         self.reduces_done = 0
-
-    def _close(self, lease: Lease, event: str, now: float) -> None:
-        """An attempt that can no longer be accepted; its task is queued again if it was the last one running."""
-        record = self._tasks[lease.task]
-        if record.open is not None:
-            del record.open[lease.n]
-        if lease.live:
-            self._end(lease, event, now)
-        else:
-            self._tell(record, event, lease, now)
-
-    def _end(self, lease: Lease, event: str, now: float) -> None:
-        """The lease ends; the attempt stays acceptable unless its caller closed it."""
-        record = self._tasks[lease.task]
-        self._leases.end(lease)
-        self._tell(record, event, lease, now)
-        if any(other.live for other in (record.open or {}).values()):
-            self._step(lease.task, "ended")
-        else:
-            self._step(lease.task, "requeued")
-            (self._ready_maps if lease.task < self.maps else self._ready_reduces).put(lease.task)
-
-    def _fail_task(self, task: int, what: str, failure: Failure | None = None, worker: str = "") -> None:
-        name = self.names.task(task)
-        reason = f"{name} {what}" + (f": {failure.message}" if failure is not None else "")
-        self._finish("failed")
-        self.failure = JobFailure(reason, name, failure, worker, tuple(self._story(task)))
-
-    def _find(self, attempt: str) -> tuple[int, int] | None:
-        """(task, n) of an attempt that this scheduler handed out, else None."""
-        found = self.names.parse(attempt)
-        if found is None:
-            return None
-        record = self._tasks.get(found[0])
-        return found if record is not None and 1 <= found[1] <= record.issued else None
-
-    def _open(self, task: int, n: int) -> Lease | None:
-        attempts = self._tasks[task].open
-        return None if attempts is None else attempts.get(n)
-
-    def _accepted(self, first: int, end: int) -> Iterator[tuple[int, str, str]]:
-        for task in range(first, end):
-            if self._states[task] == _ACCEPTED:
-                record = self._tasks[task]
-                yield task - first, self.names.attempt(task, record.accepted), record.digest
-
-    # Stories
-
-    def _tell(self, record: TaskRecord, word: str, lease: Lease, now: float) -> None:
-        self._note(record, word, lease.n, lease.worker, now)
-
-    def _note(self, record: TaskRecord, word: str, n: int, worker: str, now: float) -> None:
-        if self._start is None:
-            self._start = now
-        story.tell(record.story, now - self._start, word, n, self._workers.setdefault(worker, len(self._workers)))
-
-    def _story(self, task: int) -> list[str]:
-        record = self._tasks.get(task)
-        if record is None:
-            return []
-        workers = list(self._workers)
-        told = list(story.lines(record.story, lambda n: self.names.attempt(task, n), workers.__getitem__))
-        for n, worker, failure in record.failures or ():
-            what = (failure.message.splitlines() or [""])[0]
-            what = what if len(what) <= STORY_CHARS_MAX else what[: STORY_CHARS_MAX - 3] + "..."
-            where = "" if not failure.input else f", {failure.input}"
-            where += "" if failure.offset is None else f" at offset {failure.offset}"
-            told.append(f"{self.names.attempt(task, n)} on {worker}: {failure.kind}: {what}{where}")
-        return told
 
     def validate(self) -> None:
         """Assert every invariant; costs a walk over all tasks, for tests."""

@@ -7,10 +7,13 @@ from struct import Struct
 
 WORDS = (
     "leased",
+    "backup",
     "back",
+    "adopted",
     "expired",
     "failed",
     "released",
+    "preempted",
     "cancelled",
     "accepted",
     "superseded",
@@ -21,7 +24,7 @@ FIRST_KEPT = 8  # of a long story the beginning stays, ...
 EVENTS_MAX = 48  # ... and the newest events; those between are counted only
 
 _CODES = {word: code for code, word in enumerate(WORDS)}
-_EVENT = Struct("<IdBII")  # serial number, seconds since the job's start, word, attempt, worker
+_EVENT = Struct("<IdBQI")  # number, seconds since the job's start, word, attempt, worker
 
 
 def tell(story: bytearray, at_s: float, word: str, n: int, worker: int) -> None:

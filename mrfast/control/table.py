@@ -1,0 +1,183 @@
+"""The tasks of a job: their states, their attempts and leases, and the story of each. What may follow what is here;
+which task runs where and when is the scheduler's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mrfast.control import story
+from mrfast.control.leases import Lease, Leases
+from mrfast.control.names import Names
+from mrfast.control.ready import Ready
+from mrfast.control.records import JobFailure, Running, TaskRecord
+from mrfast.control.transitions import ACCEPTED, IDLE, LEASED, RUNNING, IllegalEvent, after
+from mrfast.model import Failure
+
+STORY_CHARS_MAX = 100  # of a message in a story: the whole of it stands above the story
+
+STATES = (IDLE, LEASED, ACCEPTED)
+_CODES = {state: code for code, state in enumerate(STATES)}
+IDLE_CODE, _LEASED_CODE, ACCEPTED_CODE = range(3)
+
+
+class TaskTable:
+    """Every task of one job, and the job's own state; maps are the tasks 0 .. maps-1, reduces come behind them."""
+
+    def __init__(self, maps: int, reduces: int, epoch: int, lease_s: float) -> None:
+        self.maps, self.reduces = maps, reduces
+        self.lease_s = lease_s
+        self.names = Names(maps, reduces, epoch)
+        self.state = RUNNING
+        self.failure: JobFailure | None = None
+        self._start: float | None = None
+        self._states = bytearray(maps + reduces)
+        self._tasks: dict[int, TaskRecord] = {}
+        self._ready_maps = Ready(0, maps)
+        self._ready_reduces = Ready(maps, maps + reduces)
+        self._leases = Leases()
+        self._workers: dict[str, int] = {}
+
+    def accepted_maps(self) -> Iterator[tuple[int, str, str]]:
+        """(index, attempt, digest) of the accepted maps, in index order."""
+        return self._accepted(0, self.maps)
+
+    def accepted_reduces(self) -> Iterator[tuple[int, str, str]]:
+        """(partition, attempt, digest) of the accepted reduces, in partition order."""
+        return self._accepted(self.maps, self.maps + self.reduces)
+
+    def accepted_map(self, index: int) -> str | None:
+        """The attempt whose output of this map is accepted, or None."""
+        record = self._tasks.get(index)
+        return self.names.attempt(index, record.accepted) if record is not None and record.accepted else None
+
+    def running(self) -> Iterator[Running]:
+        """The attempts whose leases run."""
+        for lease in self._leases:
+            kind, index = self.names.kind_index(lease.task)
+            yield Running(
+                self.names.attempt(lease.task, lease.n), kind, index, lease.worker, lease.since, lease.progress
+            )
+
+    def task_state(self, kind: str, index: int) -> str:
+        """IDLE, LEASED or ACCEPTED."""
+        return STATES[self._states[self._number(kind, index)]]
+
+    def story(self, kind: str, index: int) -> list[str]:
+        """What happened to a task, a line an event, oldest first."""
+        return self._story(self._number(kind, index))
+
+    def _number(self, kind: str, index: int) -> int:
+        task = self.names.number(kind, index)
+        if task is None:
+            raise IndexError(f"no {kind} {index} in a job of {self.maps} maps and {self.reduces} reduces")
+        return task
+
+    def _step(self, task: int, event: str) -> None:
+        kind = "map" if task < self.maps else "reduce"
+        state = STATES[self._states[task]]
+        self._states[task] = _CODES[after(kind, state, event, self.names.task(task))]
+
+    def _finish(self, event: str) -> None:
+        self.state = after("job", self.state, event, "the job")
+        self._leases.clear()
+
+    def _lease(self, record: TaskRecord, lease: Lease, word: str, now: float) -> None:
+        """The attempt runs from now on, for the first time or again."""
+        self._step(lease.task, "leased")
+        record.open = record.open or {}
+        record.open[lease.n] = lease
+        self._leases.start(lease, now + self.lease_s)
+        self._tell(record, word, lease, now)
+
+    def _adopt(self, task: int, n: int, worker: str, now: float) -> Lease | None:
+        """An attempt of an earlier epoch that is still of use, as one whose lease has run out; or None."""
+        record = self._record(task)
+        if n > self.names.serial(0) or n <= record.floor or record.accepted or n in (record.closed or ()):
+            return None
+        lease = Lease(task, n, worker, now)
+        record.open = record.open or {}
+        record.open[n] = lease
+        self._tell(record, "adopted", lease, now)
+        return lease
+
+    def _close(self, lease: Lease, event: str, now: float) -> None:
+        """An attempt that can no longer be accepted; its task is queued again if it was the last one running."""
+        record = self._tasks[lease.task]
+        self._shut(record, lease.n)
+        if lease.live:
+            self._end(lease, event, now)
+        else:
+            self._tell(record, event, lease, now)
+
+    def _end(self, lease: Lease, event: str, now: float) -> None:
+        """The lease ends; the attempt stays acceptable unless its caller closed it."""
+        record = self._tasks[lease.task]
+        self._leases.end(lease)
+        self._tell(record, event, lease, now)
+        if any(other.live for other in (record.open or {}).values()):
+            self._step(lease.task, "ended")
+        else:
+            self._step(lease.task, "requeued")
+            (self._ready_maps if lease.task < self.maps else self._ready_reduces).put(lease.task)
+
+    def _fail_task(self, task: int, what: str, failure: Failure | None = None, worker: str = "") -> None:
+        name = self.names.task(task)
+        reason = f"{name} {what}" + (f": {failure.message}" if failure is not None else "")
+        self._finish("failed")
+        self.failure = JobFailure(reason, name, failure, worker, tuple(self._story(task)))
+
+    def _find(self, attempt: str) -> tuple[int, int] | None:
+        """(task, serial) of an attempt that this epoch handed out, or an earlier one may have; else None."""
+        found = self.names.parse(attempt)
+        if found is None or found[1] < self.names.serial(0):
+            return found
+        record = self._tasks.get(found[0])
+        return found if record is not None and found[1] <= self.names.serial(record.issued) else None
+
+    def _named(self, kind: str, attempt: str) -> tuple[int, int]:
+        found = self.names.parse(attempt)
+        if found is None or self.names.kind_index(found[0])[0] != kind:
+            raise IllegalEvent(f"{attempt} is no attempt of a {kind} of this job")
+        return found
+
+    def _record(self, task: int) -> TaskRecord:
+        record = self._tasks.get(task)
+        if record is None:
+            record = self._tasks[task] = TaskRecord()
+        return record
+
+    def _open(self, task: int, n: int) -> Lease | None:
+        record = self._tasks.get(task)
+        return None if record is None or record.open is None else record.open.get(n)
+
+    def _accepted(self, first: int, end: int) -> Iterator[tuple[int, str, str]]:
+        for task in range(first, end):
+            if self._states[task] == ACCEPTED_CODE:
+                record = self._tasks[task]
+                yield task - first, self.names.attempt(task, record.accepted), record.digest
+
+    def _tell(self, record: TaskRecord, word: str, lease: Lease, now: float) -> None:
+        self._note(record, word, lease.n, lease.worker, now)
+
+    def _note(self, record: TaskRecord, word: str, n: int, worker: str, now: float) -> None:
+        if self._start is None:
+            self._start = now
+        story.tell(record.story, now - self._start, word, n, self._workers.setdefault(worker, len(self._workers)))
+
+    def _story(self, task: int) -> list[str]:
+        record = self._tasks.get(task)
+        if record is None:
+            return []
+        workers = list(self._workers)
+        told = list(story.lines(record.story, lambda n: self.names.attempt(task, n), workers.__getitem__))
+        for n, worker, failure in record.failures or ():
+            what = (failure.message.splitlines() or [""])[0]
+            what = what if len(what) <= STORY_CHARS_MAX else what[: STORY_CHARS_MAX - 3] + "..."
+            where = "" if not failure.input else f", {failure.input}"
+            where += "" if failure.offset is None else f" at offset {failure.offset}"
+            told.append(f"{self.names.attempt(task, n)} on {worker}: {failure.kind}: {what}{where}")
+        return told
+
+    def _shut(self, record: TaskRecord, n: int) -> None:
+        """An attempt that can never be accepted any more; one of this epoch is known by not being open."""
+        record.close(n, remember=n <= self.names.serial(0))
