@@ -74,6 +74,10 @@ class JobSpec:
     attempts_max: int
     overwrite: bool
     inputs: tuple[InputObject, ...]
+    stall_s: float = 600.0
+    bad_records_max: int = 0
+    keep_intermediate: bool = False
+    app_path: str = ""  # of a job that runs on one machine, so that it can be resumed by its name alone
 
 
 @dataclass(frozen=True, slots=True)

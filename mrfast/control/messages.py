@@ -1,9 +1,9 @@
 """The calls of the protocol: what each one takes and gives, as checked values.
 
     auth(nonce) -> {required, nonce, proof}      then, where a token is required, prove(proof)
-    hello(worker, slots, app) -> the job          poll(worker, free, wait_s) -> {tasks, job}
+    hello(worker, slots, app, running) -> the job  poll(worker, free, wait_s) -> {tasks, job}
     renew(worker, attempts) -> {attempts, job}    report(worker, map | reduce | failure) -> {word, job}
-    outputs(attempt, since, wait_s) -> {segments, next}     pieces(attempt, since) -> {pieces, next}
+    outputs(attempt, since, wait_s) -> {segments, next, complete, word}     pieces(attempt, since) -> {pieces, next}
     bad_input(worker, attempt, map_index, map_attempt, why)  release(worker, attempt)  status()
 
 `job` is "running", "done" or "failed"; with "failed" comes `error`. Lists that could pass the frame's bound are paged:
@@ -42,11 +42,12 @@ INDEX_BYTES_MAX = 512 << 10
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first call of a worker."""
+    """The first call of every connection; `running` are the attempts that the worker still has."""
 
     worker: str
     slots: int
     app: AppInfo
+    running: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class AskOutputs:
-    """Asks for a reduce's segments from map `since` on."""
+    """Asks for a reduce's segments from entry `since` of the log of map outputs on, and waits for one."""
 
     worker: str
     attempt: str
@@ -97,7 +98,7 @@ class AskPieces:
 
 @dataclass(frozen=True, slots=True)
 class BadInput:
-    """Says that a map's accepted output cannot be read."""
+    """Says that a map's accepted output cannot be read; the reduce waits for another one."""
 
     worker: str
     attempt: str
@@ -150,10 +151,16 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class OutputsPage:
-    """Segments, and where the next page begins; None when that was all."""
+    """Segments in the order of the log, and the entry to go on from.
+
+    A segment replaces an earlier one of its map, which ran again. `complete`: every map's is listed. `word` "cancel":
+    the reduce must give up.
+    """
 
     segments: tuple[Segment, ...]
-    next: int | None
+    next: int
+    complete: bool = False
+    word: str = "ok"
 
 
 @dataclass(frozen=True, slots=True)

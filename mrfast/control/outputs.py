@@ -5,12 +5,15 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 
-from mrfast.errors import CorruptSegment
+import xxhash
+
+from mrfast.errors import CorruptSegment, NotFound
 from mrfast.index import SegmentIndex, read_index
 from mrfast.model import MapReport, Segment
 from mrfast.storage.base import Store
 
 INDEX_TAIL_BYTES = 1 << 20
+CHECK_BLOCK_BYTES = 1 << 20
 DENSE_SHARE = 0.7  # of the partitions that have records: from here on the whole index is the smaller form
 
 
@@ -35,10 +38,11 @@ class _Sparse:
 
 
 class _Output:
-    __slots__ = ("attempt", "digest", "index", "report")
+    __slots__ = ("at", "attempt", "digest", "index", "report")
 
     def __init__(self, report: MapReport, index: SegmentIndex, digest: str) -> None:
         dense = sum(map(bool, index.records)) >= DENSE_SHARE * index.partitions
+        self.at = 0  # of its entry in the log
         self.attempt = report.attempt
         self.digest = digest
         self.index: SegmentIndex | _Sparse = index if dense else _Sparse(index)
@@ -46,18 +50,32 @@ class _Output:
 
 
 class Outputs:
-    """The accepted map outputs by map index, and their totals."""
+    """The accepted map outputs by map index, the log of how they came, and their totals.
+
+    The log only grows, so a place in it says what a reduce has heard. An entry counts while it is its map's newest one.
+    """
 
     def __init__(self) -> None:
         self._outputs: dict[int, _Output] = {}
+        self._log = array("I")  # of map indices
         self.records_in = self.records_out = self.bytes_in = 0
         self.counters: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._outputs)
 
     def add(self, map_index: int, report: MapReport, index: SegmentIndex, digest: str) -> None:
         """Take an accepted output in, in the place of an earlier one."""
         self.remove(map_index)
         self._outputs[map_index] = output = _Output(report, index, digest)
         self._count(output, 1)
+        self.announce(map_index)
+
+    def announce(self, map_index: int) -> None:
+        """List an output again: who could not read it tries once more."""
+        if map_index in self._outputs:
+            self._outputs[map_index].at = len(self._log)
+            self._log.append(map_index)
 
     def remove(self, map_index: int) -> None:
         """Forget an output that was lost."""
@@ -65,11 +83,29 @@ class Outputs:
         if output is not None:
             self._count(output, -1)
 
-    def segment(self, map_index: int, partition: int) -> Segment | None:
-        """One partition's segment of one map output; None while the map is not accepted."""
+    def attempt(self, map_index: int) -> str | None:
+        """The attempt whose output this is; None while the map is not accepted, or its index not read yet."""
         output = self._outputs.get(map_index)
-        if output is None:
-            return None
+        return None if output is None else output.attempt
+
+    def page(self, partition: int, since: int, limit: int) -> tuple[list[Segment], int]:
+        """At most `limit` segments of a partition from entry `since` of the log on, and the entry to go on from."""
+        segments: list[Segment] = []
+        at = since
+        while at < len(self._log) and len(segments) < limit:
+            output = self._outputs.get(self._log[at])
+            if output is not None and output.at == at:
+                segments.append(self.segment(self._log[at], partition))
+            at += 1
+        return segments, at
+
+    def is_all(self, since: int, maps: int) -> bool:
+        """Whether who has read up to `since` knows an output of each of `maps` maps."""
+        return since == len(self._log) and len(self._outputs) == maps
+
+    def segment(self, map_index: int, partition: int) -> Segment:
+        """One partition's segment of a map output."""
+        output = self._outputs[map_index]
         place = output.index.segment(partition)
         return Segment(map_index, output.attempt, *place, output.index.key_kind or "", output.digest)
 
@@ -98,3 +134,19 @@ def index_at_end(store: Store, key: str, size: int) -> SegmentIndex:
             return read_index(bytes(tail), size, key)
         except ValueError as error:
             need = int(error.args[0])
+
+
+def is_intact(store: Store, key: str, segment: Segment) -> bool:
+    """Whether the segment can be read as it was accepted: for a reduce that says it cannot."""
+    digest, done = xxhash.xxh3_64(), 0
+    block = memoryview(bytearray(min(CHECK_BLOCK_BYTES, segment.length)))
+    try:
+        while done < segment.length:
+            count = store.read_into(key, segment.offset + done, block[: segment.length - done])
+            if not count:
+                return False
+            digest.update(block[:count])
+            done += count
+    except NotFound:
+        return False
+    return digest.intdigest() == segment.xxh3
