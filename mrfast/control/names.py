@@ -54,3 +54,10 @@ class Names:
         if task is None or int(parsed[3]) > self.epoch or self.attempt(task, serial) != attempt:
             return None
         return task, serial
+
+    def index(self, attempt: str) -> int:
+        """The map index or partition of an attempt of this job; ValueError for another name."""
+        found = self.parse(attempt)
+        if found is None:
+            raise ValueError(f"{attempt!r} is no attempt of this job")
+        return self.kind_index(found[0])[1]

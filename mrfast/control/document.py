@@ -1,0 +1,52 @@
+"""The manifest of a job, which `_SUCCESS` repeats: what the job was made of, and what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mrfast.control.outputs import Outputs
+from mrfast.control.schema import encode
+from mrfast.model import AppInfo, JobSpec, Part, ReduceReport
+
+
+def manifest(
+    spec: JobSpec,
+    app: AppInfo,
+    epoch: int,
+    maps: int,
+    outputs: Outputs,
+    reports: Mapping[int, ReduceReport],
+    attempts: Mapping[str, int],
+    seconds: float,
+) -> dict[str, Any]:
+    """The document; `reports` are those of the accepted parts, by partition."""
+    parts = [
+        Part(partition, report.attempt, report.size, report.xxh3, report.records_out)
+        for partition, report in sorted(reports.items())
+    ]
+    counters = dict(outputs.counters)
+    for report in reports.values():
+        for name, count in report.counters.items():
+            counters[name] = counters.get(name, 0) + count
+    return {
+        "job": spec.job,
+        "name": spec.name,
+        "output_url": spec.output_url,
+        "app": encode(app),
+        "epoch": epoch,
+        "parts": [encode(part) for part in parts],
+        "inputs": [encode(item) for item in spec.inputs],
+        "totals": {
+            "maps": maps,
+            "reduces": spec.reduces,
+            "bytes_in": outputs.bytes_in,
+            "records_emitted": outputs.records_in,
+            "records_shuffled": outputs.records_out,
+            "records_out": sum(part.records for part in parts),
+            "bytes_out": sum(part.size for part in parts),
+        },
+        "counters": counters,
+        "attempts": dict(attempts),
+        "seconds": seconds,
+    }
