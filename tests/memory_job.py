@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,24 @@ from mrfast.tasks.writer import parse
 
 APPS = Path(__file__).parent.parent / "apps"
 jobs = itertools.count()
+
+
+class Pages:
+    """A source of segments for run_reduce: the pages, and the answer to each `bad` as a page behind them."""
+
+    def __init__(self, *pages: list[Segment], answer: Callable[[Segment], list[Segment]] = lambda segment: [segment]):
+        self.told: list[tuple[Segment, str]] = []
+        self._pages = list(pages)
+        self._answer = answer
+
+    def pages(self) -> Iterator[tuple[list[Segment], bool]]:
+        while self._pages:
+            page = self._pages.pop(0)
+            yield page, not self._pages
+
+    def bad(self, segment: Segment, why: str) -> None:
+        self.told.append((segment, why))
+        self._pages.append(self._answer(segment))
 
 
 class Job:
@@ -77,11 +95,10 @@ class Job:
             index = SegmentIndex.unpack(report.index)
             yield Segment(number, report.attempt, *index.segment(partition), index.key_kind or "", index.digest())
 
-    def reduce(self, reports: list[MapReport], partition: int) -> ReduceReport | Failure:
+    def reduce(self, reports: list[MapReport], partition: int, source: Pages | None = None) -> ReduceReport | Failure:
         task = ReduceTask("j", f"{reduce_name(partition)}.1.1", partition, len(reports), self.url, self.memory_bytes)
-        return run_reduce(
-            self.app, task, lambda: self.segments(reports, partition), self.progress.append, storage.open_store
-        )
+        source = source or Pages(list(self.segments(reports, partition)))
+        return run_reduce(self.app, task, source, self.progress.append, storage.open_store)
 
     def parts(self) -> list[bytes]:
         reports = self.maps()

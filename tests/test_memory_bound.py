@@ -43,7 +43,10 @@ for index, offset in enumerate(range(0, info.size, 64 << 20)):
     segments.append(Segment(index, report.attempt, *found.segment(0), found.key_kind, found.digest()))
 in_maps = len(written)
 task = ReduceTask("j", "r-000000.1.1", 0, len(segments), folder, memory_bytes)
-report = run_reduce(app, task, lambda: iter(segments), lambda progress: None, storage.open_store)
+class Source:
+    def pages(self):
+        yield segments, True
+report = run_reduce(app, task, Source(), lambda progress: None, storage.open_store)
 assert isinstance(report, ReduceReport), report
 print(peak() - before, in_maps, len(written) - in_maps)
 """

@@ -128,10 +128,10 @@ def test_a_reduce_gets_its_segments_page_by_page(bench: Bench) -> None:
     pool.send(ReduceTask("j" * 32, "r-00000.e1.1", 0, 1, bench.store.url, 1 << 26))
     wanted = bench.next(Wanted)
     assert (wanted.attempt, wanted.since) == ("r-00000.e1.1", 0)
-    wanted.slot.answer([segment], 1)
+    wanted.slot.answer([segment], 1, False)
     again = bench.next(Wanted)
     assert again.since == 1
-    again.slot.answer([], None)
+    again.slot.answer([], 1, True)
     done = bench.next(Finished).report
     assert isinstance(done, ReduceReport)
     assert read(bench.store, f"jobs/{'j' * 32}/out/r-00000.e1.1") == b"a 1\nb 2\n"

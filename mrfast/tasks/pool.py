@@ -55,14 +55,25 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A reduce asks for segments; `Slot.answer` gives them."""
+    """A reduce asks for the segments from entry `since` of its log on; `Slot.answer` gives them."""
 
     slot: Slot
     attempt: str
     since: int
 
 
-Event = Ready | Refused | Finished | Wanted
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A reduce cannot read a map's output; it goes on, and waits for another one."""
+
+    slot: Slot
+    attempt: str
+    map_index: int
+    map_attempt: str
+    why: str
+
+
+Event = Ready | Refused | Finished | Wanted | Bad
 
 
 class Slot:
@@ -110,9 +121,9 @@ class Slot:
         if self.ready:
             self._send({"task": to_document(task)})
 
-    def answer(self, segments: Iterable[Segment], next: int | None) -> None:
-        """The answer to Wanted: a page of segments, and where the next page begins (None: this was the last)."""
-        self._send({"outputs": [[encode(segment) for segment in segments], next]})
+    def answer(self, segments: Iterable[Segment], next: int, complete: bool) -> None:
+        """The answer to Wanted: a page of segments, where the next page begins, and whether every map was listed."""
+        self._send({"outputs": [[encode(segment) for segment in segments], next, complete]})
 
     def close(self) -> int:
         """Ends the child and its own children at once; its exit status as waitpid gives it."""
@@ -195,6 +206,8 @@ class Slot:
             return Finished(self, from_document(value))
         if word == "outputs":
             return Wanted(self, *value)
+        if word == "bad":
+            return Bad(self, *value)
         if word == "refused":
             self.refused = True
             return Refused(self, error_from_wire(value))

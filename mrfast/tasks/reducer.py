@@ -6,8 +6,8 @@ own key is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
@@ -29,13 +29,25 @@ PROGRESS_GROUPS = 4096
 NATIVE_FORMATS = ("text", "tsv", "raw")
 
 
-def run_reduce(
-    app: App, task: ReduceTask, segments: Callable[[], Iterable[Segment]], progress: Report, stores: Stores
-) -> ReduceReport | Failure:
-    """The report of the finished attempt, or what went wrong; `segments` gives this partition's, of every map."""
+class Source(Protocol):
+    """Where a reduce hears of its segments."""
+
+    def pages(self) -> Iterator[tuple[list[Segment], bool]]: ...
+    def bad(self, segment: Segment, why: str) -> None: ...
+
+
+def _until_complete(source: Source) -> Iterator[list[Segment]]:
+    for page, complete in source.pages():
+        yield page
+        if complete:
+            return
+
+
+def run_reduce(app: App, task: ReduceTask, source: Source, progress: Report, stores: Stores) -> ReduceReport | Failure:
+    """The report of the finished attempt, or what went wrong; `source` gives the segments of its partition."""
     attempt = _ReduceAttempt(app, task, progress, stores)
     try:
-        return attempt.run(segments())
+        return attempt.run(segment for page in _until_complete(source) for segment in page)
     except CorruptSegment as error:
         segment = attempt.segment
         if segment is None:

@@ -108,14 +108,14 @@ class _Slot:
             app = self._load()
             info = app.info()
         except MrfastError as error:
-            self._send({"refused": error_to_wire(error)})
+            self.send({"refused": error_to_wire(error)})
             return
         except Exception as error:  # noqa: BLE001 (a function's own attributes may raise anything)
-            self._send({"refused": error_to_wire(AppError(f"{type(error).__name__}: {error}"))})
+            self.send({"refused": error_to_wire(AppError(f"{type(error).__name__}: {error}"))})
             return
-        self._send({"ready": encode(info)})
-        while (message := self._receive()) is not None:
-            self._send({"report": to_document(self._perform(app, from_document(message["task"])))})
+        self.send({"ready": encode(info)})
+        while (message := self.receive()) is not None:
+            self.send({"report": to_document(self._perform(app, from_document(message["task"])))})
 
     def _perform(self, app: App, task: MapTask | ReduceTask) -> Any:
         from .mapper import run_map
@@ -125,7 +125,7 @@ class _Slot:
             if isinstance(task, MapTask):
                 report: Any = run_map(app, task, self._progress.write, self._store)
             else:
-                report = run_reduce(app, task, lambda: self._segments(task), self._progress.write, self._store)
+                report = run_reduce(app, task, _Outputs(self, task), self._progress.write, self._store)
         except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 (an app can raise KeyboardInterrupt by itself)
             report = failure(task.attempt, RuntimeError(repr(error)))
         for stream in (sys.stdout, sys.stderr):
@@ -133,28 +133,17 @@ class _Slot:
                 stream.flush()
         return _cut(report) if isinstance(report, Failure) else report
 
-    def _segments(self, task: ReduceTask) -> Iterator[Segment]:
-        """The partition's segments, a page after the other, as the coordinator gives them out."""
-        since: int | None = 0
-        while since is not None:
-            self._send({"outputs": [task.attempt, since]})
-            message = self._receive()
-            if message is None:
-                os._exit(LEFT_BY_PARENT)
-            page, since = message["outputs"]
-            for item in page:
-                yield decode(Segment, item)
-
     def _store(self, root: str) -> Store:
         found = self._stores.get(root)
         if found is None:
             found = self._stores[root] = storage.open_store(root)
         return found
 
-    def _send(self, document: dict[str, Any]) -> None:
+    def send(self, document: dict[str, Any]) -> None:
+        """Says something to the parent."""
         self._channel.sendall(pack(document))
 
-    def _receive(self) -> dict[str, Any] | None:
+    def receive(self) -> dict[str, Any] | None:
         """The parent's next message, None when it has closed the channel."""
         while not self._waiting:
             data = self._channel.recv(RECEIVE_BYTES)
@@ -162,6 +151,29 @@ class _Slot:
                 return None
             self._waiting = self._unpacker.feed(data)
         return self._waiting.pop(0)
+
+
+class _Outputs:
+    """The outputs of the maps for one reduce, as the coordinator gives them out."""
+
+    def __init__(self, slot: _Slot, task: ReduceTask):
+        self._slot = slot
+        self._attempt = task.attempt
+
+    def pages(self) -> Iterator[tuple[list[Segment], bool]]:
+        """(segments, whether every map is listed now), a page after the other, without an end."""
+        since = 0
+        while True:
+            self._slot.send({"outputs": [self._attempt, since]})
+            message = self._slot.receive()
+            if message is None:
+                os._exit(LEFT_BY_PARENT)
+            page, since, complete = message["outputs"]
+            yield [decode(Segment, item) for item in page], complete
+
+    def bad(self, segment: Segment, why: str) -> None:
+        """Says that a segment cannot be read; another one for its map will come in a page."""
+        self._slot.send({"bad": [self._attempt, segment.map_index, segment.attempt, why]})
 
 
 def _cut(report: Failure) -> Failure:
