@@ -53,6 +53,12 @@ class UnknownJob(MrfastError):
     exit_code = 3
 
 
+class JobTaken(MrfastError):
+    """Another coordinator has taken this job over: it goes on there."""
+
+    exit_code = 3
+
+
 class StoreError(MrfastError):
     """The object store refused or could not be reached: credentials, bucket, access, network."""
 
@@ -69,6 +75,10 @@ class AlreadyExists(StoreError):
 
 class PreconditionFailed(StoreError):
     """The object's ETag is not the one that was asked for; nothing was read or written."""
+
+
+class DamagedJournal(StoreError):
+    """The journal of a job is not what was written: the job cannot be resumed from it."""
 
 
 class CoordinatorLost(MrfastError):

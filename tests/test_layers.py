@@ -63,6 +63,7 @@ PURE = {
         "backup",
         "crew",
         "invariants",
+        "journal",
         "leases",
         "names",
         "ready",
@@ -96,6 +97,7 @@ PURE_IMPORTS = {
     "types",
     "typing",
     "xxhash",
+    "zlib",
 }
 
 # Who alone may import these.

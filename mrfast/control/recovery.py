@@ -62,7 +62,9 @@ def lost_record(map_index: int, attempt: str) -> dict[str, Any]:
 
 def failed_record(failure: Failure, worker: str) -> dict[str, Any]:
     """A failure that counts, its texts cut."""
-    cut = replace(failure, message=failure.message[:MESSAGE_CHARS_MAX], traceback=failure.traceback[-MESSAGE_CHARS_MAX:])
+    cut = replace(
+        failure, message=failure.message[:MESSAGE_CHARS_MAX], traceback=failure.traceback[-MESSAGE_CHARS_MAX:]
+    )
     return {"k": "failed", "failure": encode(cut), "worker": worker}
 
 
@@ -104,5 +106,7 @@ def replay(records: list[dict[str, Any]], scheduler: Scheduler) -> Restored:
             elif kind == "skip":
                 restored.skip.setdefault(int(record["map"]), []).append((record["url"], int(record["offset"])))
         except (IllegalEvent, BadFrame, KeyError, TypeError, ValueError) as error:
-            raise DamagedJournal(f"the journal's record {record!r:.200} does not fit what comes before: {error}") from None
+            raise DamagedJournal(
+                f"the journal's record {record!r:.200} does not fit what comes before: {error}"
+            ) from None
     return restored

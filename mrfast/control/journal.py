@@ -1,0 +1,77 @@
+"""The text of a job's journal: a line a record, each with its number and its checksum.
+
+A line is the CRC-32 of the JSON in 8 hexadecimal digits, a space, the JSON and a line feed. Each epoch of the coordinator
+writes a journal of its own, whose first record says on how many records of which earlier epoch it builds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from zlib import crc32
+
+import orjson
+
+from mrfast.errors import DamagedJournal
+
+Records = list[dict[str, Any]]
+
+_CRC_CHARS = 8
+
+
+def encode_line(number: int, record: dict[str, Any]) -> bytes:
+    """The line of an epoch's record `number`, counted from 0."""
+    body = orjson.dumps({"n": number, **record})
+    return b"%08x %b\n" % (crc32(body), body)
+
+
+def read_lines(data: bytes, where: str, first: int = 0) -> Records:
+    """The records in `data`, which begins with number `first`; a torn last line is left out.
+
+    Raises DamagedJournal for anything else that was not written so: what follows it cannot be trusted.
+    """
+    lines = data.split(b"\n")
+    records: Records = []
+    for at, line in enumerate(lines[:-1]):
+        record = _read_line(line)
+        if record is None and at == len(lines) - 2 and not lines[-1]:
+            break  # a power cut can leave the file's new length without its bytes
+        if record is None or record.pop("n", None) != first + len(records) or type(record.get("k")) is not str:
+            raise DamagedJournal(
+                f"{where}: line {at + 1} is damaged, so what the job had done is not known; start the job again"
+            )
+        records.append(record)
+    return records
+
+
+def _read_line(line: bytes) -> dict[str, Any] | None:
+    body = line[_CRC_CHARS + 1 :]
+    if line[: _CRC_CHARS + 1] != b"%08x " % crc32(body):
+        return None
+    try:
+        record = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return record if type(record) is dict else None
+
+
+def chain(journals: dict[int, Records]) -> Records:
+    """The records that count, oldest first, of the journals by epoch: the newest one, and what it builds on."""
+    begun = [epoch for epoch, records in journals.items() if records and records[0]["k"] == "begin"]
+    if not begun:
+        return []
+    base: list[int] | None = [max(begun), len(journals[max(begun)])]
+    counted: list[Records] = []
+    while base is not None:
+        epoch, count = base
+        records = journals.get(epoch, [])
+        if len(records) < count or not count or records[0]["k"] != "begin":
+            raise DamagedJournal(
+                f"the journal of epoch {epoch} has {len(records)} records, and {count} were there when a later epoch "
+                "began: part of it is on another machine, or was removed; resume the job there, or start it again"
+            )
+        counted.append(records[:count])
+        earlier = records[0]["base"]
+        if earlier is not None and earlier[0] >= epoch:
+            raise DamagedJournal(f"the journal of epoch {epoch} builds on a later one; start the job again")
+        base = earlier
+    return [record for records in reversed(counted) for record in records]
