@@ -91,6 +91,20 @@ class MapTask:
     store_url: str
     reduces: int
     memory_bytes: int
+    bad_records_max: int = 0
+    skip: tuple[tuple[str, int], ...] = ()  # (url, offset) of records that have killed a process
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRecord:
+    """A record that `map` could not take: its address, its first bytes, and why; `length` is that of the whole."""
+
+    path: str
+    url: str
+    offset: int
+    length: int
+    data: bytes
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +149,7 @@ class MapReport:
     records_out: int
     bytes_in: int
     counters: dict[str, int] = field(default_factory=dict)
+    bad: tuple[SkippedRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +169,8 @@ class ReduceReport:
 class Failure:
     """A failed attempt. `counted` ones add up to `attempts_max`; a `fatal` one fails the job at once.
 
-    Kinds: "app", "input", "store", "died", and "corrupt": map `map_index`, attempt `input`, cannot be read.
+    Kinds: "app", "input", "store", "died", "stalled", and "corrupt": map `map_index`, attempt `input`, cannot be read.
+    `url` and `offset` are the address of the record that a process was working on when it died.
     """
 
     attempt: str
@@ -166,6 +182,7 @@ class Failure:
     counted: bool = True
     fatal: bool = False
     map_index: int | None = None
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ A step that is made again, by the same process or by a frozen one that thaws, wr
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from typing import Any
@@ -27,11 +28,11 @@ from mrfast.errors import (
     UsageError,
 )
 from mrfast.model import JobSpec, job_key, out_key, part_name
-from mrfast.storage.base import Store, dump_json, object_url, put_json, read, read_json
+from mrfast.storage.base import Store, dump_json, object_url, put_json, read, read_json, shown
 
 CLAIM_KEY = "_mrfast.json"
 SUCCESS_KEY = "_SUCCESS"
-SPEC, MANIFEST, FAILED = "spec.json", "manifest.json", "failed.json"
+SPEC, MANIFEST, FAILED, BAD_RECORDS = "spec.json", "manifest.json", "failed.json", "bad-records.jsonl"
 TRIES_MAX = 5  # of a conditional write whose object comes and goes
 
 _JOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -270,9 +271,27 @@ def write_failure(spec: JobSpec, document: dict[str, Any], store: Store, output:
     return True
 
 
-def clean(job: str, manifest: dict[str, Any], store: Store) -> tuple[int, int]:
+def write_bad_records(job: str, lines: bytes, store: Store) -> None:
+    """`jobs/<id>/bad-records.jsonl`: what was skipped, with its address."""
+    store.put(job_key(job, BAD_RECORDS), lines, durable=True)
+
+
+def with_cure(error: MrfastError, spec: JobSpec, kept: int) -> MrfastError:
+    """The error of a failed job, of its own class and exit code, with what the job left and what to do about it."""
+    if not kept:
+        return error
+    where = f"{spec.job} --store {shown(spec.store_url)}"
+    command = "mrfast run" if spec.app_path else "mrfast-coordinator"
+    error.args = (
+        f"{error}\n  what was done is kept ({kept} objects): {command} --resume {where}\n"
+        f"  goes on from there, and removes it:  mrfast clean {where}",
+    )
+    return error
+
+
+def clean(job: str, manifest: dict[str, Any], store: Store, keep: Collection[str] = ()) -> tuple[int, int]:
     """(removed, could not be removed) objects: map outputs, and parts that lost; spec, manifest and parts stay."""
-    keep = {out_key(job, part["attempt"]) for part in manifest["parts"]}
+    keep = {*keep, *(out_key(job, part["attempt"]) for part in manifest["parts"])}
     removed = failed = 0
     for prefix in (job_key(job, "inter", ""), job_key(job, "out", "")):
         try:

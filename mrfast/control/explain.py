@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mrfast.control.records import JobFailure
 from mrfast.errors import JobFailed, MrfastError, StoreError
-from mrfast.model import AppInfo
+from mrfast.model import AppInfo, JobSpec
 
 
 def difference(first: AppInfo, other: AppInfo) -> str:
@@ -43,9 +43,13 @@ def failed(job: str, failure: JobFailure) -> JobFailed:
     return error
 
 
-def unpublished(job: str, step: str, error: MrfastError) -> MrfastError:
+def unpublished(spec: JobSpec, step: str, error: MrfastError) -> MrfastError:
     """The error with what it means for the job, of its own class and exit code."""
     state = "is committed, but its output is not published" if step == "publish" else "may be committed or not"
-    told = MrfastError(f"job {job} {state}: {error}\n  its parts are kept, as jobs/{job}/manifest.json names them")
+    job, command = spec.job, "mrfast run" if spec.app_path else "mrfast-coordinator"
+    told = MrfastError(
+        f"job {job} {state}: {error}\n  its parts are kept; to publish them: "
+        f"{command} --resume {job} --store {spec.store_url}"
+    )
     told.exit_code = error.exit_code
     return told

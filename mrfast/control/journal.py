@@ -1,7 +1,7 @@
 """The text of a job's journal: a line a record, each with its number and its checksum.
 
-A line is the CRC-32 of the JSON in 8 hexadecimal digits, a space, the JSON and a line feed. Each epoch of the coordinator
-writes a journal of its own, whose first record says on how many records of which earlier epoch it builds.
+A line is the CRC-32 of the JSON in 8 hexadecimal digits, a space, the JSON and a line feed. Each epoch of the
+coordinator writes a journal of its own, whose first record says on how many records of which earlier epoch it builds.
 """
 
 from __future__ import annotations
@@ -54,12 +54,15 @@ def _read_line(line: bytes) -> dict[str, Any] | None:
     return record if type(record) is dict else None
 
 
+def newest(journals: dict[int, Records]) -> tuple[int, int] | None:
+    """The latest epoch that has begun and how many records it has: what a new one builds on."""
+    begun = [epoch for epoch, records in journals.items() if records and records[0]["k"] == "begin"]
+    return (max(begun), len(journals[max(begun)])) if begun else None
+
+
 def chain(journals: dict[int, Records]) -> Records:
     """The records that count, oldest first, of the journals by epoch: the newest one, and what it builds on."""
-    begun = [epoch for epoch, records in journals.items() if records and records[0]["k"] == "begin"]
-    if not begun:
-        return []
-    base: list[int] | None = [max(begun), len(journals[max(begun)])]
+    base = newest(journals)
     counted: list[Records] = []
     while base is not None:
         epoch, count = base
@@ -73,5 +76,5 @@ def chain(journals: dict[int, Records]) -> Records:
         earlier = records[0]["base"]
         if earlier is not None and earlier[0] >= epoch:
             raise DamagedJournal(f"the journal of epoch {epoch} builds on a later one; start the job again")
-        base = earlier
+        base = None if earlier is None else (earlier[0], earlier[1])
     return [record for records in reversed(counted) for record in records]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from mrfast.control.journal import Records, chain, encode_line, read_lines
+from mrfast.control.journal import Records, encode_line, read_lines
 from mrfast.errors import AlreadyExists, DamagedJournal, JobTaken, NotFound, StoreError
 from mrfast.model import job_key
 from mrfast.storage import scheme_of
@@ -142,15 +142,33 @@ def state_folder(environ: Mapping[str, str]) -> str:
     return environ.get("MRFAST_STATE_DIR") or os.path.join(home, "mrfast")
 
 
-def open_journal(store: Store, job: str, epoch: int, folder: str) -> Journal:
-    """A new journal for this epoch of the job."""
-    if scheme_of(store.url) == "file":
-        return Journal(LogFile(os.path.join(store.url, job_key(job, "journal", f"{epoch}.log"))))
-    return Journal(LogFile(os.path.join(folder, job, f"{epoch}.log")), job_key(job, "journal", str(epoch)))
+class JournalFiles:
+    """The journals of all epochs of one job; `folder` is where this machine keeps those of jobs in object stores."""
+
+    def __init__(self, store: Store, job: str, folder: str) -> None:
+        self._store = store
+        self._job = job
+        self._folder = folder
+
+    def open(self, epoch: int) -> Journal:
+        """A new journal for this epoch."""
+        name = f"{epoch}.log"
+        if scheme_of(self._store.url) == "file":
+            return Journal(LogFile(os.path.join(self._store.url, job_key(self._job, "journal", name))))
+        file = LogFile(os.path.join(self._folder, self._job, name))
+        return Journal(file, job_key(self._job, "journal", str(epoch)))
+
+    def read(self) -> dict[int, Records]:
+        """The records of each epoch, from the store and from this machine."""
+        return read_journals(self._store, self._job, self._folder)
+
+    def forget(self) -> None:
+        """Removes the job's journals from this machine; those in the store stay."""
+        shutil.rmtree(os.path.join(self._folder, self._job), ignore_errors=True)
 
 
-def history(store: Store, job: str, folder: str) -> Records:
-    """What the job's journals say, oldest record first, from the store and from this machine."""
+def read_journals(store: Store, job: str, folder: str) -> dict[int, Records]:
+    """The records of each epoch of the job, the longer ones of those in the store and those on this machine."""
     journals: dict[int, Records] = {}
     batches: dict[int, dict[int, str]] = {}
     for info in store.list(job_key(job, "journal", "")):
@@ -167,7 +185,7 @@ def history(store: Store, job: str, folder: str) -> Records:
         if records[:common] != mirrored[:common]:
             raise DamagedJournal(f"the journal in {folder} and that in {store.url} differ in epoch {epoch}")
         journals[epoch] = max(records, mirrored, key=len)
-    return chain(journals)
+    return journals
 
 
 def _joined(store: Store, keys: dict[int, str]) -> Records:
@@ -213,8 +231,3 @@ def is_superseded(store: Store, job: str, epoch: int) -> bool:
     except NotFound:
         return False
     return True
-
-
-def forget(job: str, folder: str) -> None:
-    """Removes the job's journals from this machine; those in the store stay."""
-    shutil.rmtree(os.path.join(folder, job), ignore_errors=True)

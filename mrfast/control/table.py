@@ -66,6 +66,23 @@ class TaskTable:
         """What happened to a task, a line an event, oldest first."""
         return self._story(self._number(kind, index))
 
+    def issued(self, kind: str, index: int) -> int:
+        """How many attempts of a task this epoch has handed out."""
+        record = self._tasks.get(self._number(kind, index))
+        return 0 if record is None else record.issued
+
+    def is_open(self, attempt: str) -> bool:
+        """Whether this attempt may still be accepted."""
+        found = self._find(attempt)
+        return found is not None and (self._open(*found) is not None or self._is_adoptable(*found))
+
+    def settled(self, attempt: str) -> str:
+        """What became of an attempt that is not open: already (accepted), superseded or stale."""
+        found = self._find(attempt)
+        if found is None:
+            return "stale"
+        return "already" if self._record(found[0]).accepted == found[1] else "superseded"
+
     def _number(self, kind: str, index: int) -> int:
         task = self.names.number(kind, index)
         if task is None:
@@ -91,14 +108,18 @@ class TaskTable:
 
     def _adopt(self, task: int, n: int, worker: str, now: float) -> Lease | None:
         """An attempt of an earlier epoch that is still of use, as one whose lease has run out; or None."""
-        record = self._record(task)
-        if n > self.names.serial(0) or n <= record.floor or record.accepted or n in (record.closed or ()):
+        if not self._is_adoptable(task, n):
             return None
+        record = self._record(task)
         lease = Lease(task, n, worker, now)
         record.open = record.open or {}
         record.open[n] = lease
         self._tell(record, "adopted", lease, now)
         return lease
+
+    def _is_adoptable(self, task: int, n: int) -> bool:
+        record = self._record(task)
+        return record.floor < n < self.names.serial(0) and not record.accepted and n not in (record.closed or ())
 
     def _close(self, lease: Lease, event: str, now: float) -> None:
         """An attempt that can no longer be accepted; its task is queued again if it was the last one running."""
