@@ -20,6 +20,7 @@ REDUCES = 10
 SPLIT_BYTES = 64 << 20
 MEMORY_BYTES = 1 << 30
 ATTEMPTS_MAX = 4
+STALL_S = 600.0
 READ_BLOCK_BYTES = 1 << 20
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -82,6 +83,9 @@ def run(
     split_bytes: int = SPLIT_BYTES,
     memory: int = MEMORY_BYTES,
     attempts_max: int = ATTEMPTS_MAX,
+    stall_s: float = STALL_S,
+    bad_records_max: int = 0,
+    keep_intermediate: bool = False,
     job: str | None = None,
     overwrite: bool = False,
     quiet: bool = True,
@@ -103,8 +107,12 @@ def run(
         split_bytes=split_bytes,
         memory=memory,
         attempts_max=attempts_max,
+        stall_s=stall_s,
+        bad_records_max=bad_records_max,
+        keep_intermediate=keep_intermediate,
         job=job,
         overwrite=overwrite,
+        app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
         view=None if quiet else _view(),
     )
 
@@ -125,6 +133,52 @@ def run_job(
     return JobResult(spec.job, spec.output_url, document)
 
 
+def find_job(name_or_id: str, store: str) -> JobSpec:
+    """The description of a job that the store has; UnknownJob."""
+    from .control import commit
+    from .storage import open_store
+
+    return commit.find_job(name_or_id, open_store(store))
+
+
+def resume_job(
+    name_or_id: str, app: str | None, *, store: str, workers: int | None = None, view: ProgressView | None = None
+) -> JobResult:
+    """The result of a job that was killed or has failed before; what it had done is not done again."""
+    from .engines.local import run_local
+    from .storage import open_store
+
+    spec = find_job(name_or_id, store)
+    path = app or spec.app_path
+    if not path:
+        raise UsageError(
+            f"job {name_or_id} was not started by `mrfast run`: go on with mrfast-coordinator --resume, "
+            f"or name its application: mrfast run APP --resume {name_or_id}"
+        )
+    document = run_local(
+        app_file(path), spec, open_store(spec.store_url), workers or default_workers(), view=view, resume=True
+    )
+    return JobResult(spec.job, spec.output_url, document)
+
+
+def clean_job(name_or_id: str, *, store: str, force: bool = False) -> int:
+    """How many objects of the job were removed: all but a finished job's result."""
+    from .control import commit
+    from .control.journal_files import JournalFiles, state_folder
+    from .storage import open_store
+
+    spec = find_job(name_or_id, store)
+    opened = open_store(spec.store_url)
+    if not force and not commit.has_ended(spec.job, opened):
+        raise UsageError(
+            f"job {name_or_id} has not ended: it may be running. If it is not, go on with --resume {name_or_id}, "
+            "or remove it with --force"
+        )
+    removed = commit.remove(spec, opened, open_store(spec.output_url))
+    JournalFiles(opened, spec.job, state_folder(os.environ)).forget()
+    return removed
+
+
 def preload() -> None:
     """Imports what a local run needs: once, here, and not in each slot after its fork."""
     from . import core  # noqa: F401
@@ -143,8 +197,12 @@ def make_spec(
     split_bytes: int,
     memory: int,
     attempts_max: int,
+    stall_s: float,
+    bad_records_max: int,
+    keep_intermediate: bool,
     job: str | None,
     overwrite: bool,
+    app_path: str = "",
 ) -> JobSpec:
     """The checked description of a new job, its inputs found."""
     from .control.commit import new_job_id
@@ -159,6 +217,8 @@ def make_spec(
             raise UsageError(f"{name} = {value!r}: an int is needed, as in 64 << 20 for 64 MiB")
         if value < 1:
             raise UsageError(f"{name} = {value}: at least 1 is needed")
+    if not stall_s > 0 or bad_records_max < 0:
+        raise UsageError(f"stall_s = {stall_s}, bad_records_max = {bad_records_max}: seconds over 0, and 0 or more")
     if reduces > REDUCES_MAX:
         raise UsageError(f"{reduces:,} reduces: 1 to {REDUCES_MAX:,} are possible")
     opened = open_store(store)
@@ -175,6 +235,10 @@ def make_spec(
         attempts_max=attempts_max,
         overwrite=overwrite,
         inputs=tuple(resolve(inputs, opened)),
+        stall_s=float(stall_s),
+        bad_records_max=bad_records_max,
+        keep_intermediate=keep_intermediate,
+        app_path=os.path.abspath(app_path) if app_path else "",
     )
 
 

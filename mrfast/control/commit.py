@@ -306,3 +306,31 @@ def clean(job: str, manifest: dict[str, Any], store: Store, keep: Collection[str
             except StoreError:
                 failed += 1
     return removed, failed
+
+
+def has_ended(job: str, store: Store) -> bool:
+    """Whether the job is committed or has failed, as far as the store knows."""
+    return any(_exists(store, job_key(job, name)) for name in (MANIFEST, FAILED))
+
+
+def remove(spec: JobSpec, store: Store, output: Store) -> int:
+    """How many objects of the job were removed: all but its result, if it has one; its name and output are free."""
+    keep: set[str] = set()
+    try:
+        manifest = read_manifest(spec.job, store)
+    except NotFound:
+        release(spec, output)
+        if spec.name is not None:
+            with suppress(NotFound):
+                if read_json(store, name_key(spec.name)).get("job") == spec.job:
+                    store.delete(name_key(spec.name))
+    else:
+        keep = {out_key(spec.job, part["attempt"]) for part in manifest["parts"]}
+        keep |= {job_key(spec.job, name) for name in (SPEC, MANIFEST, BAD_RECORDS)}
+    keys = [info.key for info in store.list(job_key(spec.job, "")) if info.key not in keep]
+    keys.sort(key=lambda key: key == job_key(spec.job, SPEC))  # the spec goes last: until then this can be repeated
+    for key in keys:
+        store.delete(key)
+    for folder in ("inter", "out"):
+        store.sweep(job_key(spec.job, folder, ""))
+    return len(keys)

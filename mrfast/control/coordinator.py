@@ -1,4 +1,4 @@
-"""A job served to workers over TCP: the driver's steps behind the calls, its store work in a small thread pool."""
+"""A job served to workers over TCP: the desk behind the calls, its store work in a small thread pool."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from mrfast.control import messages
-from mrfast.control.job import Effect, JobDriver
-from mrfast.control.server import LineServer, Peer
+from mrfast.control.desk import TICK_S, Desk
+from mrfast.control.effects import Effect
+from mrfast.control.job import JobDriver
+from mrfast.control.server import Handler, LineServer, Peer
 from mrfast.errors import MrfastError, UsageError
-from mrfast.model import MapReport, ReduceReport
 
 STORE_THREADS = 4
-TICK_S = 0.5
+SHOW_S = 0.1
 # A worker that is connected and says nothing is not waited for longer than this when the job has ended.
 FAREWELL_S_MAX = 30.0
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -65,17 +67,17 @@ class Coordinator:
     ) -> None:
         check_listen(address[0], token)
         self.driver = driver
+        self.desk = Desk(driver, say=say)
         self._address = address
         self._linger_s = linger_s
         self._say = say
         self._on_status = on_status
         self._on_end = on_end
-        self._known: dict[str, Peer] = {}
-        self._farewells: set[str] = set()
         self._changed = asyncio.Event()
         self._running_effects: set[asyncio.Task[None]] = set()
+        self._syncing: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
-        handlers = {name: getattr(self, f"_{name}") for name in messages.CALLS if name not in ("auth", "prove")}
+        handlers: dict[str, Handler] = {name: self._handle for name in messages.CALLS if name not in ("auth", "prove")}
         self._server = LineServer(handlers, token=token, on_close=self._closed)
 
     def run(self) -> int:
@@ -92,9 +94,11 @@ class Coordinator:
             self._start_effects()
             while not self._effects_idle() and self.driver.state != "FAILED":
                 await self._wait(TICK_S)  # the output is claimed before anyone is told where to come
-            if self.driver.state != "FAILED" and self._signal is None:
-                where = f"{reached_at(host)}:{port}"
-                self._say(f"listening on {host}:{port}; start workers with: mrfast-worker APP {where}")
+            if self.driver.state not in ("COMMITTED", "FAILED") and self._signal is None:
+                self._say(
+                    f"job {self.driver.spec.name or self.driver.spec.job}, listening on {host}:{port}; "
+                    f"start workers with: mrfast-worker APP {reached_at(host)}:{port}"
+                )
             await self._serve()
             return 0 if self._signal is None or self.driver.state == "COMMITTED" else STOPPED[self._signal]
         finally:
@@ -102,40 +106,58 @@ class Coordinator:
                 loop.remove_signal_handler(number)
             await self._server.close()
             self._pool.shutdown(wait=True, cancel_futures=True)
+            if self.driver.journal is not None:
+                self.driver.journal.close()
 
     async def _serve(self) -> None:
         """Keeps the clock of the job until it has ended and everybody knows."""
+        show_at = 0.0
         while self.driver.state not in ("COMMITTED", "FAILED"):
-            if self._signal is not None:  # what is being committed is committed first
-                self.driver.fail(MrfastError(f"the coordinator was stopped by {self._signal.name}"))
-                if self.driver.state == "FAILED":
-                    break
-            self._on_status(self.driver.status(time.monotonic()))
-            await self._wait(TICK_S)
-            if self.driver.tick(time.monotonic()):
-                self._wake()
-            self._start_effects()
-        self._start_effects()
+            if self._signal is not None and self.driver.state != "COMMITTING":  # what is being committed is committed
+                await self._stop_job()
+                if self.driver.state not in ("COMMITTED", "FAILED"):
+                    return
+                break
+            if (now := time.monotonic()) >= show_at:
+                show_at = now + SHOW_S
+                self._on_status(self.driver.status(now))
+            await self._wait(max(0.0, self.desk.next_step_at(time.monotonic()) - time.monotonic()))
+            self._step()
+        self._step()
         while not self._effects_idle():
             await self._wait(TICK_S)
+            self._step()
         self._on_end(self.driver)
-        if self._signal is None:
+        if self._signal is None and (self.driver.state == "COMMITTED" or self.desk.known):
             await self._farewell()
-        if self.driver.error is not None and self._signal is None:
+        if self.driver.error is not None and (self._signal is None or self.driver.state == "FAILED"):
             raise self.driver.error
+
+    async def _stop_job(self) -> None:
+        """SIGINT gives the job up; after SIGTERM it can be resumed: what was accepted is in the journal for good."""
+        assert self._signal is not None
+        if self._signal == signal.SIGINT:
+            self.driver.fail(MrfastError("the coordinator was stopped by SIGINT"))
+            return
+        if self.driver.journal is not None:
+            self.driver.journal.close_batch()
+            self._start_effects()
+            await asyncio.get_running_loop().run_in_executor(self._pool, self.driver.journal.sync)
+            self.desk.synced()
+        while not self._effects_idle():
+            await self._wait(TICK_S)
 
     async def _farewell(self) -> None:
         """Waits until every known worker has heard the end, and for a while, in case one starts late."""
-        if self.driver.state == "FAILED" and not self._known:
-            return
         ended = time.monotonic()
         linger_s = self._linger_s if self.driver.state == "COMMITTED" else 0.0
         while self._signal is None:
             waited = time.monotonic() - ended
-            everyone = all(worker in self._farewells for worker in self._known)
+            everyone = all(worker in self.desk.told for worker in self.desk.known)
             if (everyone and waited >= linger_s) or waited >= max(FAREWELL_S_MAX, linger_s):
                 return
             await self._wait(TICK_S if not everyone else max(0.01, min(TICK_S, linger_s - waited)))
+            self._step()
 
     def _stop(self, number: signal.Signals) -> None:
         if self._signal is not None:
@@ -143,13 +165,59 @@ class Coordinator:
         self._signal = signal.Signals(number)
         self._wake()
 
-    # Store work
+    # Calls
+
+    async def _handle(self, peer: Peer, call: Any) -> Any:
+        """The reply to a call, whenever it comes."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def reply(answer: Any) -> None:
+            if not future.done():  # the peer may be gone
+                future.set_result(answer)
+
+        self.desk.call(peer, call, time.monotonic(), reply)
+        self._wake()
+        answer = await future
+        if isinstance(answer, MrfastError):
+            raise answer
+        return answer
+
+    def _closed(self, peer: Peer) -> None:
+        self.desk.closed(peer, time.monotonic())
+        self._wake()
+
+    # Steps
+
+    def _step(self) -> None:
+        self._start_effects()
+        self.desk.step(time.monotonic())
+        self._start_effects()
+        if self.desk.wants_sync() and self._syncing is None:
+            self._syncing = asyncio.create_task(self._sync())
+
+    async def _sync(self) -> None:
+        """Makes the journal durable, for all replies that wait by then: a group commit."""
+        assert self.driver.journal is not None
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self.driver.journal.sync)
+        except MrfastError as error:
+            self.driver.fail(error)
+        self._syncing = None
+        self.desk.synced()
+        self._wake()
 
     def _start_effects(self) -> None:
         for effect in self.driver.effects():
             task = asyncio.create_task(self._run_effect(effect))
             self._running_effects.add(task)
-            task.add_done_callback(self._running_effects.discard)
+            task.add_done_callback(partial(self._effect_over, task))
+        self.desk.working = not self._effects_idle()
+
+    def _effect_over(self, task: asyncio.Task[None], _: Any) -> None:
+        self._running_effects.discard(task)
+        self.desk.working = not self._effects_idle()
+        self.desk.changed()
+        self._wake()
 
     async def _run_effect(self, effect: Effect) -> None:
         result: Any
@@ -160,11 +228,9 @@ class Coordinator:
         except Exception as error:
             failed = MrfastError(f"{effect.name}: {type(error).__name__}: {error}")
             self.driver.effect_done(effect, failed, time.monotonic())
-            self._wake()
             raise
         self.driver.effect_done(effect, result, time.monotonic())
         self._start_effects()
-        self._wake()
 
     def _effects_idle(self) -> bool:
         return not any(not task.done() for task in self._running_effects)
@@ -172,104 +238,11 @@ class Coordinator:
     # Waiting
 
     def _wake(self) -> None:
-        """Something changed: whoever waits looks again."""
+        """Something came: the loop takes a step."""
         self._changed.set()
-        self._changed = asyncio.Event()
 
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-
-    # Calls
-
-    @property
-    def _job(self) -> str:
-        if self.driver.state == "COMMITTED":
-            return "running" if not self._effects_idle() else "done"
-        return "failed" if self.driver.state == "FAILED" else "running"
-
-    def _job_for(self, worker: str) -> tuple[str, str]:
-        """(job, error) for a reply; a worker that hears the end is known to have heard it."""
-        job = self._job
-        if job != "running":
-            self._farewells.add(worker)
-            self._wake()
-        return job, "" if self.driver.error is None else str(self.driver.error)
-
-    def _stepped(self) -> None:
-        self._start_effects()
-        self._wake()
-
-    async def _hello(self, peer: Peer, call: messages.Hello) -> Any:
-        info = self.driver.hello(call.worker, call.slots, call.app, time.monotonic())
-        if call.worker not in self._known:
-            self._say(f"worker {call.worker[:8]} is here, with {call.slots} slot{'s' * (call.slots > 1)}")
-        peer.worker = call.worker
-        self._known[call.worker] = peer
-        self._stepped()
-        return messages.JobInfo(**info)
-
-    async def _poll(self, peer: Peer, call: messages.Poll) -> Any:
-        deadline = time.monotonic() + min(call.wait_s, messages.WAIT_S_MAX)
-        while True:
-            now = time.monotonic()
-            tasks = self.driver.poll(call.worker, min(call.free, messages.TASKS_PER_POLL), now)
-            job, error = self._job_for(call.worker)
-            if tasks or job != "running" or now >= deadline:
-                return messages.tasks_message(job, error, tasks)
-            await self._wait(deadline - now)
-
-    async def _renew(self, peer: Peer, call: messages.Renew) -> Any:
-        words = self.driver.renew(call.worker, call.attempts, time.monotonic())
-        job, error = self._job_for(call.worker)
-        return messages.Renewed(job, words, error)
-
-    async def _report(self, peer: Peer, call: messages.Report) -> Any:
-        report = call.map or call.reduce or call.failure
-        if report is None:
-            raise MrfastError("a report of nothing")
-        word = self.driver.report(call.worker, report, time.monotonic())
-        if not isinstance(report, (MapReport, ReduceReport)) and word == "accepted":
-            self._say(f"attempt {report.attempt} failed: {report.message.splitlines()[0] if report.message else ''}")
-        self._stepped()
-        job, error = self._job_for(call.worker)
-        return messages.Word(job, word, error)
-
-    async def _outputs(self, peer: Peer, call: messages.AskOutputs) -> Any:
-        deadline = time.monotonic() + min(call.wait_s, messages.WAIT_S_MAX)
-        while True:
-            now = time.monotonic()
-            segments, after = self.driver.outputs(call.attempt, call.since, messages.SEGMENTS_PER_PAGE)
-            if segments or after is None or now >= deadline:
-                return messages.OutputsPage(tuple(segments), after)
-            if self.driver.state == "FAILED":  # an empty page would be asked for again, at once
-                raise MrfastError("the job has failed: there will be no more outputs")
-            await self._wait(deadline - now)
-
-    async def _pieces(self, peer: Peer, call: messages.AskPieces) -> Any:
-        pieces, after = self.driver.pieces(call.attempt, call.since, messages.PIECES_PER_PAGE)
-        fit = messages.fitting(pieces)
-        return messages.PiecesPage(tuple(pieces[:fit]), after if fit == len(pieces) else call.since + fit)
-
-    async def _bad_input(self, peer: Peer, call: messages.BadInput) -> Any:
-        now = time.monotonic()
-        word = self.driver.bad_input(call.worker, call.attempt, call.map_index, call.map_attempt, call.why, now)
-        self._stepped()
-        job, error = self._job_for(call.worker)
-        return messages.Word(job, word, error)
-
-    async def _release(self, peer: Peer, call: messages.Release) -> Any:
-        word = self.driver.release(call.worker, call.attempt, time.monotonic())
-        self._stepped()
-        job, error = self._job_for(call.worker)
-        return messages.Word(job, word, error)
-
-    async def _status(self, peer: Peer, call: messages.Status) -> Any:
-        return self.driver.status(time.monotonic())
-
-    def _closed(self, peer: Peer) -> None:
-        if peer.worker is not None and self._known.get(peer.worker) is peer:
-            del self._known[peer.worker]
-            self.driver.gone(peer.worker, time.monotonic())
-            self._wake()
+        self._changed.clear()

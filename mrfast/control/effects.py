@@ -1,4 +1,4 @@
-"""The store work that a job asks for, as values that anybody can run, and the pieces of it that are more than a call."""
+"""The store work that a job asks for, as values that anybody can run, and what of it is more than one call."""
 
 from __future__ import annotations
 

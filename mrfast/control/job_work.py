@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mrfast.control import commit, recovery, splits
@@ -109,11 +110,13 @@ class JobWork:
         elif effect.name == "plan":
             self._planned(*result)
         elif effect.name == "index":
-            self._index_read(*effect.subject, result, now)
+            worker, report = effect.subject
+            self._index_read(worker, report, result, now)
         elif effect.name == "indexes":
             self._indexes_read(result, now)
         elif effect.name == "check":
-            self._checked(*effect.subject, result, now)
+            map_index, attempt = effect.subject
+            self._checked(map_index, attempt, result, now)
         elif effect.name == "fence" and result:
             self._step_down()
         elif effect.name == "journal":
@@ -197,7 +200,7 @@ class JobWork:
         reports = list(self._unread.items())
         for at in range(0, len(reports), INDEXES_PER_EFFECT):
             some = reports[at : at + INDEXES_PER_EFFECT]
-            self._effects.append(Effect("indexes", lambda some=some: read_indexes(self._store, self.spec.job, some)))
+            self._effects.append(Effect("indexes", partial(read_indexes, self._store, self.spec.job, some)))
 
     def _indexes_read(self, read: list[tuple[int, MapReport, SegmentIndex | None]], now: float) -> None:
         assert self.scheduler is not None
@@ -211,11 +214,13 @@ class JobWork:
 
     def _effect_failed(self, effect: Effect, error: MrfastError, now: float) -> None:
         if effect.name == "index":
-            self._unreadable(*effect.subject, error, now)
+            worker, report = effect.subject
+            self._unreadable(worker, report, error, now)
         elif effect.name == "begin":  # the output is another's, or the store is not there: nothing of ours to clean up
             self.state, self.error = "FAILED", error
         elif effect.name == "check":
-            self._checked(*effect.subject, True, now)  # the reduce tries again, and says so again
+            map_index, attempt = effect.subject
+            self._checked(map_index, attempt, True, now)  # the reduce tries again, and says so again
         elif effect.name == "journal":
             self._mirror.failed()
         elif effect.name in ("commit", "publish"):
@@ -260,7 +265,14 @@ class JobWork:
         if task is None or self.scheduler is None or self.scheduler.task_state(*task) != "ACCEPTED":
             return
         key = (inter_key if task[0] == "map" else out_key)(self.spec.job, report.attempt)
-        self._effects.append(Effect("discard", lambda: self._store.delete(key)))
+        journal = self.journal
+
+        def delete() -> None:
+            if journal is not None:
+                journal.sync()  # else a power cut could undo the other's acceptance, and this attempt would be wanted
+            self._store.delete(key)
+
+        self._effects.append(Effect("discard", delete))
 
     def _task(self, attempt: str) -> tuple[str, int] | None:
         """("map", index) or ("reduce", partition) of an attempt's name; None if it is none of this job."""

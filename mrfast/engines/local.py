@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import time
@@ -12,48 +13,63 @@ from typing import Any
 from ..app import App
 from ..control import commit
 from ..control.job import JobDriver
+from ..control.journal_files import JournalFiles, state_folder
 from ..errors import JobFailed, MrfastError, UsageError
 from ..interrupt import Interrupts
-from ..model import InputObject, JobSpec, job_key
+from ..model import InputObject, JobSpec
 from ..storage import open_store, scheme_of, split_url
-from ..storage.base import Store, read_json
-from ..tasks.pool import Event, Finished, Ready, SlotPool, Wanted, write_stderr
+from ..storage.base import Store
+from ..tasks.pool import Bad, Event, Finished, Ready, SlotPool, Wanted, write_stderr
 from ..watch.progress import ProgressView
 
 WORKER = "local"
 RENEW_S = 2.0
+SYNC_S = 1.0
 SEGMENTS_PER_PAGE = 4096
 
 
 def run_local(
-    load: Callable[[], App], spec: JobSpec, store: Store, workers: int, *, view: ProgressView | None = None
+    load: Callable[[], App],
+    spec: JobSpec,
+    store: Store,
+    workers: int,
+    *,
+    view: ProgressView | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """The `_SUCCESS` document of the finished job; the error that failed it is raised.
 
-    A signal ends the job without a trace of it, and is raised again when all is clean.
+    A signal ends the job without a trace of it, and is raised again when all is clean; one that was resumed stays as it
+    is, and can be resumed again.
     """
     if scheme_of(store.url) == "memory":
         raise UsageError("a memory:// store lives in one process only; --store takes a folder or s3://bucket/prefix")
+    journals = JournalFiles(store, spec.job, state_folder(os.environ))
     with selectors.DefaultSelector() as selector, Interrupts(selector) as interrupts:
         pool = SlotPool(
             load, workers, selector, on_output=view.write if view else write_stderr, private=interrupts.descriptors
         )
-        driver = JobDriver(spec, store=store, quoted_newlines=has_quoted_newlines)
+        driver = JobDriver(spec, store=store, journals=journals, resume=resume, quoted_newlines=has_quoted_newlines)
         engine = _Engine(driver, pool, interrupts, view)
         try:
             pool.start(_slots_at_start(spec))
             engine.run()
         except BaseException:
             pool.close()
-            if driver.scheduler is None or driver.scheduler.phase != "commit":  # then a manifest may name the parts
-                _discard(spec, store)
+            # In its last phase a manifest may name the parts.
+            if not resume and (driver.scheduler is None or driver.scheduler.phase != "commit"):
+                _discard(spec, store, journals)
             raise
         finally:
             pool.close()
+            if driver.journal is not None:
+                with suppress(MrfastError):  # what it could not hold has failed the job
+                    driver.journal.close()
             if view is not None:
                 view.close()
     if engine.stopped is not None:
-        _discard(spec, store)
+        if not resume:
+            _discard(spec, store, journals)
         signal.raise_signal(engine.stopped)
         raise KeyboardInterrupt
     if engine.driver.error is not None:
@@ -76,15 +92,11 @@ def _slots_at_start(spec: JobSpec) -> int:
     return sum(max(1, -(-item.size // spec.split_bytes)) for item in spec.inputs[:1000])
 
 
-def _discard(spec: JobSpec, store: Store) -> None:
+def _discard(spec: JobSpec, store: Store, journals: JournalFiles) -> None:
     """Removes what a job that nobody wants any more has written; what cannot be removed stays."""
     with suppress(MrfastError):
-        commit.clean(spec.job, {"parts": []}, store)
-        commit.release(spec, open_store(spec.output_url))
-        if spec.name is not None and read_json(store, commit.name_key(spec.name)).get("job") == spec.job:
-            store.delete(commit.name_key(spec.name))
-    with suppress(MrfastError):
-        store.delete(job_key(spec.job, commit.SPEC))
+        commit.remove(spec, store, open_store(spec.output_url))
+    journals.forget()
 
 
 class _Engine:
@@ -95,7 +107,10 @@ class _Engine:
         self._interrupts = interrupts
         self._view = view
         self._renew_at = 0.0
+        self._sync_at = time.monotonic() + SYNC_S
+        self._joined = False
         self._waiting: list[Wanted] = []  # reduces whose next segments are not there yet
+        self._complete: dict[str, int] = {}  # where a reduce was told that it has heard of every map
 
     def run(self) -> None:
         """Runs the job until it has ended, or a signal has come before its commit."""
@@ -106,6 +121,7 @@ class _Engine:
             if self._interrupts.signal is not None and self.driver.state != "COMMITTING":
                 self.stopped = self._interrupts.signal
                 return
+            self.driver.tick(time.monotonic())
             self._assign()
             for event in self._wait():
                 self._on(event)
@@ -120,6 +136,7 @@ class _Engine:
                 except MrfastError as error:
                     result = error
                 self.driver.effect_done(effect, result, time.monotonic())
+                self._answer_waiting()
 
     def _assign(self) -> None:
         if self._pool.info is None or self.driver.state != "RUNNING":
@@ -134,7 +151,10 @@ class _Engine:
         if now >= self._renew_at:
             self._renew_at = now + RENEW_S
             self._renew(now)
+        self._sync(now)
         timeout = self._renew_at - now
+        if (deadline := self.driver.next_deadline()) is not None:
+            timeout = max(0.0, min(timeout, deadline - now))
         if self._view is not None:
             until_view = self._view.wait_s(now)
             timeout = timeout if until_view is None else min(timeout, until_view)
@@ -152,31 +172,58 @@ class _Engine:
         if running:
             for attempt, word in self.driver.renew(WORKER, running, now).items():
                 if word == "cancel":
-                    self._pool.cancel(attempt)
-                    self._waiting = [wanted for wanted in self._waiting if wanted.attempt != attempt]
-        self.driver.tick(now)
+                    self._cancel(attempt)
+
+    def _cancel(self, attempt: str) -> None:
+        self._pool.cancel(attempt)
+        self._complete.pop(attempt, None)
+        self._waiting = [wanted for wanted in self._waiting if wanted.attempt != attempt]
+
+    def _sync(self, now: float) -> None:
+        """The journal survives this process at every step; a power cut may cost the last second."""
+        journal = self.driver.journal
+        if journal is not None and now >= self._sync_at and journal.synced < journal.records:
+            self._sync_at = now + SYNC_S
+            try:
+                journal.sync()
+            except MrfastError as error:
+                self.driver.fail(error)
 
     def _on(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Ready):
-            if self.driver.app is None:
+            if not self._joined:
+                self._joined = True
                 self.driver.hello(WORKER, self._pool.slots_max, event.info, now)
         elif isinstance(event, Finished):
+            self._complete.pop(event.report.attempt, None)
             self.driver.report(WORKER, event.report, now)
-            waiting, self._waiting = self._waiting, []
-            for wanted in waiting:
-                self._answer(wanted)
+            self._answer_waiting()
         elif isinstance(event, Wanted):
             self._answer(event)
+        elif isinstance(event, Bad):
+            self.driver.bad_input(WORKER, event.attempt, event.map_index, event.map_attempt, event.why, now)
         else:
             raise event.error
 
+    def _answer_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for wanted in waiting:
+            self._answer(wanted)
+
     def _answer(self, wanted: Wanted) -> None:
         """Gives a reduce its next segments, or lets it wait until another map is accepted."""
-        if wanted.slot.task is None or wanted.slot.task.attempt != wanted.attempt:
+        attempt = wanted.attempt
+        if wanted.slot.task is None or wanted.slot.task.attempt != attempt:
             return
-        segments, next = self.driver.outputs(wanted.attempt, wanted.since, SEGMENTS_PER_PAGE)
-        if segments or next is None:
-            wanted.slot.answer(segments, next)
+        page = self.driver.outputs(attempt, wanted.since, SEGMENTS_PER_PAGE, time.monotonic())
+        if page is None:
+            self._cancel(attempt)
+            return
+        segments, next, complete = page
+        if segments or next != wanted.since or (complete and self._complete.get(attempt) != next):
+            if complete:
+                self._complete[attempt] = next
+            wanted.slot.answer(segments, next, complete)
         else:
             self._waiting.append(wanted)

@@ -1,4 +1,4 @@
-"""The commands: mrfast run, mrfast cat, mrfast-coordinator, mrfast-worker. Data on stdout, all for people on stderr."""
+"""The commands: mrfast run, cat and clean, mrfast-coordinator, mrfast-worker. Data on stdout, the rest on stderr."""
 
 from __future__ import annotations
 
@@ -20,24 +20,21 @@ _ctrl_c_before = signal.getsignal(signal.SIGINT)
 with suppress(ValueError):  # only the main thread has handlers
     signal.signal(signal.SIGINT, _ctrl_c_ends_at_once)  # for the imports below; the end of this module undoes it
 
-import re  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
-from typing import Any, NoReturn, TextIO, TypeVar  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
 
 import click  # noqa: E402
 
-from . import __version__, api  # noqa: E402
-from .errors import MrfastError, UsageError  # noqa: E402
-from .watch.progress import ProgressView, counted, size_text  # noqa: E402
+from .. import __version__, api  # noqa: E402
+from ..errors import MrfastError, UsageError  # noqa: E402
+from ..watch.progress import ProgressView, counted  # noqa: E402
+from .options import job_options  # noqa: E402
+from .show import print_data, say, show_result, to_null  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
@@ -54,52 +51,6 @@ class _QuietInvoke(click.Command):
 
 class _Group(_QuietInvoke, click.Group):
     pass
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes with a unit: 67108864, 64MiB, 64M, 64MB (10**6)."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes."""
-        if isinstance(value, int):
-            return value
-        parsed = _SIZE.fullmatch(value.strip())
-        if parsed is None:
-            self.fail(f"{value!r} is no size: write it as 64MiB, 1GiB or 100000", param, ctx)
-        number, unit, tail = parsed.groups()
-        decimal = bool(unit) and tail.upper() == "B"
-        factor = 1000 ** "KMGT".index(unit.upper()) * 1000 if decimal else _UNITS[unit.upper()]
-        size = int(float(number) * factor)
-        if size < 1:
-            self.fail("at least 1 byte is needed", param, ctx)
-        return size
-
-
-def _job_options(command: F) -> F:
-    """The options that describe a job, for `run` and for the coordinator alike."""
-    options = (
-        click.option("--store", default=api.STORE, envvar="MRFAST_STORE", show_default=True, metavar="URL",
-                     help="A folder, or s3://bucket/prefix, for all that the job writes."),
-        click.option("-o", "--output", "output_url", metavar="URL",
-                     help="Where the parts go.  [default: STORE/out/JOB ID]"),
-        click.option("-r", "--reduces", default=api.REDUCES, envvar="MRFAST_REDUCES", show_default=True,
-                     type=click.IntRange(1, 65_535), help="Number of reduce tasks, and of parts."),
-        click.option("--split-bytes", default="64MiB", envvar="MRFAST_SPLIT_BYTES", show_default=True, type=Size(),
-                     help="Larger inputs are cut, where the app allows it."),
-        click.option("--memory", default="1GiB", envvar="MRFAST_MEMORY", show_default=True, type=Size(),
-                     help="What a task holds at most; more goes to TMPDIR."),
-        click.option("--attempts-max", default=api.ATTEMPTS_MAX, envvar="MRFAST_ATTEMPTS_MAX", show_default=True,
-                     type=click.IntRange(1), help="A task that fails so often fails the job."),
-        click.option("--job", metavar="NAME", help="A name for the job, besides its id."),
-        click.option("--overwrite", is_flag=True, help="Replace the result that is at the output already."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors."),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -119,26 +70,63 @@ def mrfast() -> None:
     epilog="Example: mrfast run apps/wc.py books/*.txt s3://bucket/more/ -r 4 -o counts",
     options_metavar="[OPTIONS]",
 )
-@click.argument("app", metavar="APP")
+@click.argument("app", required=False, metavar="APP")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and nothing else.")
 @click.option(
     "-w", "--workers", envvar="MRFAST_WORKERS", type=click.IntRange(1), help="Processes.  [default: one a core]"
 )
-@_job_options
-def run(app: str, inputs: tuple[str, ...], workers: int | None, as_json: bool, quiet: bool, **options: Any) -> None:
+@job_options
+def run(
+    app: str | None,
+    inputs: tuple[str, ...],
+    resume: str | None,
+    workers: int | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Run a job on this machine.
 
     APP is a Python file with `map` and `reduce`. INPUT is a file, a folder, a glob, s3://bucket/key,
     s3://bucket/prefix/ or an s3:// glob, in any mix.
+
+    A job that was killed or has failed goes on with: mrfast run --resume JOB
     """
-    if not inputs:
-        raise UsageError(f"no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast run {app} books/*.txt")
     started = time.monotonic()
-    api.preload()
-    _ctrl_c_raises()
     view = ProgressView(started, quiet=quiet)
-    result = api.run_job(api.app_file(app), inputs, workers=workers, view=view, **options)
-    _show_result(result, time.monotonic() - started, as_json=as_json, quiet=quiet)
+    if resume is not None:
+        if inputs:
+            raise UsageError(f"--resume {resume}: the job's inputs are known; leave out INPUT")
+        api.preload()
+        _ctrl_c_raises()
+        result = api.resume_job(resume, app, store=options["store"], workers=workers, view=view)
+    else:
+        if app is None:
+            raise UsageError("no APP; name a Python file with `map` and `reduce`, as in: mrfast run app.py books/*.txt")
+        if not inputs:
+            raise UsageError(f"no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast run {app} books/*.txt")
+        api.preload()
+        _ctrl_c_raises()
+        result = api.run_job(api.app_file(app), inputs, workers=workers, view=view, app_path=app, **options)
+    show_result(result, time.monotonic() - started, as_json=as_json, quiet=quiet)
+
+
+@mrfast.command(epilog="Example: mrfast clean 4f1c...")
+@click.argument("job", metavar="JOB")
+@click.option(
+    "--store", default=api.STORE, envvar="MRFAST_STORE", show_default=True, metavar="URL", help="Where the job is."
+)
+@click.option("--force", is_flag=True, help="Even if the job has not ended: nobody may be running it.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def clean(job: str, store: str, force: bool, quiet: bool) -> None:
+    """Remove what a job left in the store, all but a finished job's result.
+
+    JOB is its id or its name.
+    """
+    removed = api.clean_job(job, store=store, force=force)
+    if not quiet:
+        say(f"mrfast: removed {counted(removed, 'object')} of job {job}")
 
 
 @mrfast.command(epilog="Example: mrfast cat mrfast-store/out/4f1c... | sort -k2,2nr | head")
@@ -151,9 +139,9 @@ def cat(urls: tuple[str, ...], jsonl: bool) -> None:
     """
     if not urls:
         raise UsageError("nothing to print; name a job's output, as in: mrfast cat mrfast-store/out/4f1c...")
-    from .cat import cat as blocks_of
+    from ..cat import cat as blocks_of
 
-    _print(block for url in urls for block in blocks_of(url, jsonl=jsonl))
+    print_data(block for url in urls for block in blocks_of(url, jsonl=jsonl))
 
 
 @click.command(
@@ -179,9 +167,11 @@ def cat(urls: tuple[str, ...], jsonl: bool) -> None:
     help="How long to answer late workers when the job is done.",
 )
 @click.option("--token-file", metavar="FILE", help="The file with the token, in place of $MRFAST_TOKEN.")
-@_job_options
+@click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and no INPUT.")
+@job_options
 def mrfast_coordinator(
     inputs: tuple[str, ...],
+    resume: str | None,
     listen: str,
     linger_s: float,
     token_file: str | None,
@@ -196,25 +186,35 @@ def mrfast_coordinator(
     """
     if not inputs:
         raise UsageError("no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast-coordinator books/*.txt")
-    from .control.coordinator import Coordinator, check_listen
-    from .control.job import JobDriver
-    from .control.rpc import parse_address
-    from .control.tokens import token_from
-    from .engines.local import has_quoted_newlines
-    from .storage import open_store
+    from ..control.coordinator import Coordinator, check_listen
+    from ..control.job import JobDriver
+    from ..control.journal_files import JournalFiles, state_folder
+    from ..control.rpc import parse_address
+    from ..control.tokens import token_from
+    from ..engines.local import has_quoted_newlines
+    from ..storage import open_store
 
     _ctrl_c_raises()
     address, token = parse_address(listen), token_from(os.environ, token_file)
     check_listen(address[0], token)
-    spec = api.make_spec(inputs, **options)
-    driver = JobDriver(spec, store=open_store(spec.store_url), quoted_newlines=has_quoted_newlines)
+    if resume is not None and inputs:
+        raise UsageError(f"--resume {resume}: the job's inputs are known; leave out INPUT")
+    spec = api.make_spec(inputs, **options) if resume is None else api.find_job(resume, options["store"])
+    store = open_store(spec.store_url)
+    driver = JobDriver(
+        spec,
+        store=store,
+        journals=JournalFiles(store, spec.job, state_folder(os.environ)),
+        resume=resume is not None,
+        quoted_newlines=has_quoted_newlines,
+    )
     view = ProgressView(time.monotonic(), quiet=quiet)
 
     def ended(driver: JobDriver) -> None:
         view.close()
         if driver.result is not None:
             result = api.JobResult(spec.job, spec.output_url, driver.result)
-            _show_result(result, driver.result["seconds"], as_json=as_json, quiet=quiet)
+            show_result(result, driver.result["seconds"], as_json=as_json, quiet=quiet)
 
     coordinator = Coordinator(
         driver,
@@ -232,7 +232,10 @@ def mrfast_coordinator(
     if code == INTERRUPTED:
         raise Interrupted
     if code:
-        say("mrfast: stopped by SIGTERM")
+        say(
+            f"mrfast: stopped by SIGTERM; go on with: "
+            f"mrfast-coordinator --resume {spec.name or spec.job} --store {spec.store_url}"
+        )
         raise click.exceptions.Exit(code)
 
 
@@ -251,18 +254,32 @@ def mrfast_coordinator(
     help="How long to look for the coordinator.",
 )
 @click.option("--token-file", metavar="FILE", help="The file with the token, in place of $MRFAST_TOKEN.")
+@click.option(
+    "--drain-s",
+    default=90.0,
+    envvar="MRFAST_DRAIN_S",
+    show_default=True,
+    type=click.FloatRange(0),
+    help="After SIGTERM: how long running tasks may take before they are given back.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors, and what the app prints.")
 def mrfast_worker(
-    app: str, address: str | None, slots: int | None, connect_s: float, token_file: str | None, quiet: bool
+    app: str,
+    address: str | None,
+    slots: int | None,
+    connect_s: float,
+    token_file: str | None,
+    drain_s: float,
+    quiet: bool,
 ) -> None:
     """Run tasks for a coordinator, until its job is done.
 
     APP is a Python file with `map` and `reduce`, the same for all workers of a job. The coordinator is at HOST:PORT,
     else at $MR_COORDINATOR_ADDRESS, else at 127.0.0.1:8000. SIGTERM lets the running tasks end, and takes no new ones.
     """
-    from .control.rpc import parse_address
-    from .control.tokens import token_from
-    from .tasks.worker import run_worker
+    from ..control.rpc import parse_address
+    from ..control.tokens import token_from
+    from ..tasks.worker import run_worker
 
     run_worker(
         api.app_file(app),
@@ -270,66 +287,9 @@ def mrfast_worker(
         token=token_from(os.environ, token_file),
         slots=slots or api.default_workers(),
         connect_s=connect_s,
+        drain_s=drain_s,
         say=(lambda text: None) if quiet else (lambda text: say(f"mrfast: {text}")),
     )
-
-
-# -- what people read -------------------------------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """A line for people; that nobody can read it changes nothing."""
-    with suppress(OSError):
-        click.echo(text, err=True)
-
-
-def _print(blocks: Iterable[bytes]) -> None:
-    """Data on stdout, as far as its reader wants it."""
-    out = sys.stdout.buffer
-    try:
-        for block in blocks:
-            out.write(block)
-        out.flush()
-    except OSError as error:
-        _to_null(sys.stdout)
-        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            raise MrfastError(f"cannot write to the standard output: {error.strerror}") from None
-
-
-def _show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: bool) -> None:
-    """The summary on stderr, and the JSON document on stdout."""
-    totals = result.totals
-    if as_json:
-        import orjson
-
-        document = {
-            "job": result.job,
-            "output_url": result.output_url,
-            "parts": result.parts,
-            "totals": totals,
-            "counters": result.counters,
-            "seconds": round(seconds, 3),
-        }
-        _print([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
-    if quiet:
-        return
-    where = _short(result.output_url)
-    say(
-        f"mrfast: job {result.job} done in {seconds:.2f} s: {counted(totals['maps'], 'map')}, "
-        f"{counted(totals['reduces'], 'reduce')}, {size_text(totals['bytes_in'])} in, "
-        f"{counted(totals['records_emitted'], 'record')} mapped, {counted(totals['records_out'], 'record')} out"
-    )
-    say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")
-
-
-def _short(url: str) -> str:
-    """A local path as one would type it here."""
-    below = os.getcwd().rstrip("/") + "/"
-    return url.removeprefix(below) if url.startswith(below) else url
-
-
-def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[\w@%+=:,./-]+", text, re.ASCII) else "'" + text.replace("'", "'\"'\"'") + "'"
 
 
 def _ctrl_c_raises() -> None:
@@ -346,13 +306,6 @@ def _open_streams() -> None:
             # Data for a closed stdout is an error like that of a full disk; what people would read is not.
             os.open(os.devnull, os.O_RDWR if name == "stderr" else os.O_RDONLY)
             setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
-
-
-def _to_null(stream: TextIO) -> None:
-    """Lets the stream's buffer run out without an error."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def _fail(error: MrfastError) -> int:
@@ -385,7 +338,7 @@ def _run(command: click.Command, name: str) -> NoReturn:
     try:
         sys.stderr.flush()
     except OSError:
-        _to_null(sys.stderr)
+        to_null(sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter may end in peace
     code = code if isinstance(code, int) else 0
     try:

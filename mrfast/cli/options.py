@@ -1,0 +1,68 @@
+"""The options that describe a job, and the sizes that they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from .. import api
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes with a unit: 67108864, 64MiB, 64M, 64MB (10**6)."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        parsed = _SIZE.fullmatch(value.strip())
+        if parsed is None:
+            self.fail(f"{value!r} is no size: write it as 64MiB, 1GiB or 100000", param, ctx)
+        number, unit, tail = parsed.groups()
+        decimal = bool(unit) and tail.upper() == "B"
+        factor = 1000 ** "KMGT".index(unit.upper()) * 1000 if decimal else _UNITS[unit.upper()]
+        size = int(float(number) * factor)
+        if size < 1:
+            self.fail("at least 1 byte is needed", param, ctx)
+        return size
+
+
+def job_options(command: F) -> F:
+    """The options that describe a job, for `run` and for the coordinator alike."""
+    options = (
+        click.option("--store", default=api.STORE, envvar="MRFAST_STORE", show_default=True, metavar="URL",
+                     help="A folder, or s3://bucket/prefix, for all that the job writes."),
+        click.option("-o", "--output", "output_url", metavar="URL",
+                     help="Where the parts go.  [default: STORE/out/JOB ID]"),
+        click.option("-r", "--reduces", default=api.REDUCES, envvar="MRFAST_REDUCES", show_default=True,
+                     type=click.IntRange(1, 65_535), help="Number of reduce tasks, and of parts."),
+        click.option("--split-bytes", default="64MiB", envvar="MRFAST_SPLIT_BYTES", show_default=True, type=Size(),
+                     help="Larger inputs are cut, where the app allows it."),
+        click.option("--memory", default="1GiB", envvar="MRFAST_MEMORY", show_default=True, type=Size(),
+                     help="What a task holds at most; more goes to TMPDIR."),
+        click.option("--attempts-max", default=api.ATTEMPTS_MAX, envvar="MRFAST_ATTEMPTS_MAX", show_default=True,
+                     type=click.IntRange(1), help="A task that fails so often fails the job."),
+        click.option("--stall-s", default=api.STALL_S, envvar="MRFAST_STALL_S", show_default=True,
+                     type=click.FloatRange(0, min_open=True),
+                     help="An attempt that shows no progress for so long has failed."),
+        click.option("--max-bad-records", "bad_records_max", default=0, envvar="MRFAST_MAX_BAD_RECORDS",
+                     show_default=True, type=click.IntRange(0), metavar="N",
+                     help="Skip up to N records whose map raises or kills its process, and list them."),
+        click.option("--keep-intermediate", is_flag=True, help="Leave the map outputs when the job has ended."),
+        click.option("--job", metavar="NAME", help="A name for the job, besides its id."),
+        click.option("--overwrite", is_flag=True, help="Replace the result that is at the output already."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document on stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command

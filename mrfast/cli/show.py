@@ -1,0 +1,78 @@
+"""What people read of a job: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TextIO
+
+import click
+
+from .. import api
+from ..errors import MrfastError
+from ..watch.progress import counted, size_text
+
+
+def say(text: str) -> None:
+    """A line for people; that nobody can read it changes nothing."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def print_data(blocks: Iterable[bytes]) -> None:
+    """Data on stdout, as far as its reader wants it."""
+    out = sys.stdout.buffer
+    try:
+        for block in blocks:
+            out.write(block)
+        out.flush()
+    except OSError as error:
+        to_null(sys.stdout)
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            raise MrfastError(f"cannot write to the standard output: {error.strerror}") from None
+
+
+def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: bool) -> None:
+    """The summary on stderr, and the JSON document on stdout."""
+    totals = result.totals
+    if as_json:
+        import orjson
+
+        document = {
+            "job": result.job,
+            "output_url": result.output_url,
+            "parts": result.parts,
+            "totals": totals,
+            "counters": result.counters,
+            "seconds": round(seconds, 3),
+        }
+        print_data([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+    if quiet:
+        return
+    where = _short(result.output_url)
+    say(
+        f"mrfast: job {result.job} done in {seconds:.2f} s: {counted(totals['maps'], 'map')}, "
+        f"{counted(totals['reduces'], 'reduce')}, {size_text(totals['bytes_in'])} in, "
+        f"{counted(totals['records_emitted'], 'record')} mapped, {counted(totals['records_out'], 'record')} out"
+    )
+    say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")
+
+
+def _short(url: str) -> str:
+    """A local path as one would type it here."""
+    below = os.getcwd().rstrip("/") + "/"
+    return url.removeprefix(below) if url.startswith(below) else url
+
+
+def _quoted(text: str) -> str:
+    return text if re.fullmatch(r"[\w@%+=:,./-]+", text, re.ASCII) else "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+def to_null(stream: TextIO) -> None:
+    """Lets the stream's buffer run out without an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
