@@ -184,7 +184,9 @@ def mrfast_coordinator(
     INPUT is a file, a folder, a glob, s3://bucket/key, s3://bucket/prefix/ or an s3:// glob, in any mix. The workers
     bring the application. An address that other machines reach needs a token: $MRFAST_TOKEN, the same everywhere.
     """
-    if not inputs:
+    if resume is not None and inputs:
+        raise UsageError(f"--resume {resume}: the job's inputs are known; leave out INPUT")
+    if resume is None and not inputs:
         raise UsageError("no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast-coordinator books/*.txt")
     from ..control.coordinator import Coordinator, check_listen
     from ..control.job import JobDriver
@@ -197,8 +199,6 @@ def mrfast_coordinator(
     _ctrl_c_raises()
     address, token = parse_address(listen), token_from(os.environ, token_file)
     check_listen(address[0], token)
-    if resume is not None and inputs:
-        raise UsageError(f"--resume {resume}: the job's inputs are known; leave out INPUT")
     spec = api.make_spec(inputs, **options) if resume is None else api.find_job(resume, options["store"])
     store = open_store(spec.store_url)
     driver = JobDriver(
