@@ -266,6 +266,8 @@ cdef extern from "_native/merge.h" nogil:
 cdef extern from "_native/group.h" nogil:
     ctypedef struct mr_grouper:
         mr_merge merge
+        size_t count, at
+        uint64_t merged
     int mr_segment_check(const uint8_t *data, size_t len, uint64_t records, uint64_t checksum, size_t *offset,
                          const char **why)
     int mr_group_begin(mr_grouper *g)

@@ -89,6 +89,11 @@ cdef class Grouper:
             raise RuntimeError("this Grouper is being read anew; what was begun before has ended")
 
     @property
+    def records_read(self):
+        """Records that the newest pass has gone by: a measure of how far it is."""
+        return self.groups.merged - (self.groups.count - self.groups.at)
+
+    @property
     def records_in(self):
         """Records of all segments that were added."""
         return self.groups.merge.records
@@ -98,29 +103,14 @@ cdef class Grouper:
 
         Raises CorruptSegment(object, partition, offset) when the checksum, a length, the count or the order of keys is off.
         """
-        cdef _Input view = _Input(data)
-        cdef mr_run run
-        cdef size_t offset = 0
-        cdef const char *why = ""
-        cdef uint64_t checksum = xxh3
-        cdef int status
-        run.order = order
-        run.ordered = 0
-        run.release_bytes = 0
-        run.records = records
-        run.data = <const uint8_t *>view.view.buf
-        run.len = <size_t>view.view.len
+        cdef _Input view = _Input(data)  # held all the while: nobody may resize it
         self.claim()
         try:
-            with nogil:
-                status = mr_segment_check(run.data, run.len, run.records, checksum, &offset, &why)
+            check_segment(data, records=records, xxh3=xxh3, object=object, partition=partition)
         finally:
             self.busy = False
-        if status == MR_CORRUPT:
-            raise CorruptSegment(object, partition, offset, (<bytes>why).decode())
-        check(status)
-        self._take(view, &run)
-        self.held_bytes += run.len
+        self.add_run(data, records=records, order=order)
+        self.held_bytes += view.view.len
 
     def add_run(self, data, *, records: int, order: int | None = None, release_bytes: int = 0):
         """Takes a sorted run that was checked, or written by merged(): with `order` a segment, without it a run with orders.
@@ -314,6 +304,24 @@ cdef class Grouper:
                 check(status)
             if out.bytes.len:
                 yield out
+
+
+def check_segment(data, *, records: int, xxh3: int, object: str = "", partition: int = 0):
+    """Checks every byte of a segment.
+
+    Raises CorruptSegment(object, partition, offset) when the checksum, a length, the count or the order of keys is off.
+    """
+    cdef _Input view = _Input(data)
+    cdef const uint8_t *start = <const uint8_t *>view.view.buf
+    cdef size_t length = <size_t>view.view.len, offset = 0
+    cdef uint64_t count = records, checksum = xxh3
+    cdef const char *why = ""
+    cdef int status
+    with nogil:
+        status = mr_segment_check(start, length, count, checksum, &offset, &why)
+    if status == MR_CORRUPT:
+        raise CorruptSegment(object, partition, offset, (<bytes>why).decode())
+    check(status)
 
 
 def read_segment(data, key_kind: str):

@@ -20,7 +20,7 @@ from mrfast.app import App
 from mrfast.errors import BoundPassed, StoreError
 from mrfast.model import Failure, MapReport, ReduceReport, inter_key
 from mrfast.storage import base
-from mrfast.tasks import mapper, reducer, spill
+from mrfast.tasks import fetch, mapper, spill
 
 NUMBERS = st.one_of(st.integers(-5, 5), st.floats(), st.booleans(), st.integers(-(1 << 62), 1 << 62))
 FOLDS = [ops.sum(), ops.count(), ops.min(), ops.max(), ops.mean(), ops.first()]
@@ -32,7 +32,7 @@ def few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are merged before their number is three, and a task spills at every look."""
     monkeypatch.setattr(spill, "RUNS_MAX", 3)
     monkeypatch.setattr(mapper, "CORE_MEMORY_BYTES_MIN", 1)
-    monkeypatch.setattr(reducer, "CORE_MEMORY_BYTES_MIN", 1)
+    monkeypatch.setattr(fetch, "CORE_MEMORY_BYTES_MIN", 1)
 
 
 def spilled(batches: list[Pairs], partitions: int, combine: Any = None) -> spill.SpilledSegments:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from memory_job import Job, example
+from memory_job import Job, Pages, example
 
 from mrfast import ops
 from mrfast.app import App
@@ -152,9 +152,11 @@ def test_a_damaged_map_object_names_the_map(damage: str) -> None:
         job.store.put(key, data)
     else:
         job.store.put(key, data[: offset + 5])
-    failure = failed(job.reduce(reports, 0))
+    source = Pages(list(job.segments(reports, 0)))
+    failure = failed(job.reduce(reports, 0, source))
     assert (failure.kind, failure.map_index, failure.input) == ("corrupt", 1, reports[1].attempt)
-    assert not failure.counted
+    assert failure.counted  # it was announced again and again: nobody else finds a fault with it
+    assert [segment.attempt for segment, _ in source.told] == [reports[1].attempt] * 2
     assert not failure.fatal
 
 

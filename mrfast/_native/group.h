@@ -15,6 +15,7 @@ typedef struct {
     mr_merge merge;
     mr_entry *entries; /* the batch; entry.ref is the record's length */
     size_t count, at;  /* entries of the batch, and the one that is looked at now */
+    uint64_t merged;   /* entries of this and all earlier batches of the pass */
 } mr_grouper;
 
 static inline void mr_group_free(mr_grouper *g) {
@@ -66,6 +67,7 @@ static int mr_group_fill(mr_grouper *g) {
         MR_TRY(mr_merge_step(&g->merge));
     }
     g->count = n;
+    g->merged += n;
     return MR_OK;
 }
 
@@ -74,6 +76,7 @@ static int mr_group_begin(mr_grouper *g) {
     if (!g->entries) g->entries = (mr_entry *)malloc(MR_BATCH_RECORDS * sizeof *g->entries);
     if (!g->entries) return MR_NOMEM;
     MR_TRY(mr_merge_begin(&g->merge));
+    g->merged = 0;
     return mr_group_fill(g);
 }
 
