@@ -25,7 +25,7 @@ from chaos_proxy import Proxy
 
 import mrfast
 from mrfast.control.commit import find_job
-from mrfast.errors import UnknownJob
+from mrfast.errors import MrfastError, UnknownJob
 from mrfast.storage import open_store
 
 FILES, REDUCES, WORKERS, SLOTS = 300, 20, 4, 2
@@ -154,6 +154,7 @@ class Chaos:
         self._kills = kills
         self._long_freezes = long_freezes
         self._say = say
+        self._name = "calm"
         self._mark = uuid.uuid4().hex
         self._port = free_port()
         self._proxy = Proxy(self._port)
@@ -184,8 +185,8 @@ class Chaos:
                 self._check(name, expected)
                 self.tally.jobs += 1
                 self._say(str(self.tally))
-        except ChaosError as error:
-            raise ChaosError(f"{error}\n\n{self._evidence()}") from None
+        except (ChaosError, MrfastError, OSError) as error:
+            raise ChaosError(f"{error}\n\n{self._evidence()}") from error
         finally:
             self._proxy.close()
             for process in self._processes:
