@@ -39,6 +39,7 @@ from mrfast.model import (
     out_key,
 )
 from mrfast.storage import base, open_store
+from tests.journals import MemoryJournals
 
 TOKEN = b"a token"
 
@@ -50,7 +51,7 @@ class Serving:
         self.spec = spec
         self.statuses: list[dict[str, Any]] = []
         self.states_at_end: list[str] = []
-        self.driver = JobDriver(spec, store=open_store(spec.store_url))
+        self.driver = JobDriver(spec, store=open_store(spec.store_url), journals=MemoryJournals())
         self.listening = threading.Event()
         self.address = ("127.0.0.1", 0)
         self.ended: Any = None
@@ -512,7 +513,7 @@ def test_too_many_calls_at_once_are_cut_off() -> None:
 
 def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        driver = JobDriver(make_spec(), store=open_store(make_spec().store_url))
+        driver = JobDriver(make_spec(), store=open_store(make_spec().store_url), journals=MemoryJournals())
         with pytest.raises(PortInUse, match="--listen"):
             Coordinator(driver, taken.getsockname()).run()
         assert driver.state == "WAITING"
@@ -526,7 +527,7 @@ def test_off_loopback_a_token_is_needed(host: str) -> None:
 
 
 def test_a_coordinator_without_a_token_does_not_start_off_loopback() -> None:
-    driver = JobDriver(make_spec(), store=open_store(make_spec().store_url))
+    driver = JobDriver(make_spec(), store=open_store(make_spec().store_url), journals=MemoryJournals())
     with pytest.raises(UsageError, match=r"--listen 0\.0\.0\.0"):
         Coordinator(driver, ("0.0.0.0", 0))
     assert [effect.name for effect in driver.effects()] == ["begin"]  # nothing has begun

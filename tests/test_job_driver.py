@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mrfast.control import commit, messages
-from mrfast.control.job import Effect, JobDriver
+from mrfast.control.effects import Effect
+from mrfast.control.job import JobDriver
 from mrfast.errors import AppRefused, JobFailed, MrfastError, NameInUse, OutputExists, StoreError
 from mrfast.index import TRAILER_MAGIC, SegmentIndex, TableDigest
 from mrfast.model import (
@@ -30,6 +31,7 @@ from mrfast.model import (
     out_key,
 )
 from mrfast.storage import base, open_store
+from tests.journals import MemoryJournals
 
 APP = AppInfo("wc.py", "f" * 32, InputCut("blocks", True), "text", "0.1.0", "3.11")
 NAMES = itertools.count()
@@ -49,7 +51,7 @@ class Run:
         self.spec = spec
         self.store = open_store(spec.store_url)
         self.output = open_store(spec.output_url)
-        self.driver = JobDriver(spec, store=self.store)
+        self.driver = JobDriver(spec, store=self.store, journals=MemoryJournals())
         self.now = 0.0
         self.before = before
 
@@ -585,7 +587,7 @@ def test_of_two_manifests_the_first_one_wins() -> None:
 def test_of_two_coordinators_of_one_job_the_first_to_commit_decides() -> None:
     spec = make_spec()
     first, second = Run(spec).start(), Run(spec)
-    second.driver = JobDriver(spec, store=second.store, epoch=2)
+    second.driver = JobDriver(spec, store=second.store, journals=MemoryJournals(), resume=True)
     second.start()
     first.finish()
     before = {info.key: base.read(first.output, info.key) for info in first.output.list()}
@@ -600,7 +602,7 @@ def test_of_two_coordinators_of_one_job_the_first_to_commit_decides() -> None:
 def test_a_coordinator_that_fails_does_not_touch_what_another_has_committed() -> None:
     spec = make_spec(attempts_max=1)
     first, second = Run(spec).start(), Run(spec)
-    second.driver = JobDriver(spec, store=second.store, epoch=2)
+    second.driver = JobDriver(spec, store=second.store, journals=MemoryJournals(), resume=True)
     second.start()
     first.finish()
     before = {info.key: base.read(first.store, info.key) for info in first.store.list()}

@@ -130,8 +130,10 @@ class Coordinator:
         self._on_end(self.driver)
         if self._signal is None and (self.driver.state == "COMMITTED" or self.desk.known):
             await self._farewell()
-        if self.driver.error is not None and (self._signal is None or self.driver.state == "FAILED"):
-            raise self.driver.error
+        if self.driver.error is not None:
+            if self._signal is None:
+                raise self.driver.error
+            self._say(str(self.driver.error))
 
     async def _stop_job(self) -> None:
         """SIGINT gives the job up; after SIGTERM it can be resumed: what was accepted is in the journal for good."""

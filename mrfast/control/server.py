@@ -28,6 +28,7 @@ UNPROVEN_MAX = 32
 IN_FLIGHT_MAX = 16
 HANDSHAKE_S = 5.0
 CLOSE_S = 2.0
+REPLY_TURNS = 3  # of the loop, from a call's answer to its line
 UNPROVEN_FRAME_BYTES_MAX = 4096
 
 Handler = Callable[["Peer", Any], Awaitable[Any]]
@@ -73,9 +74,11 @@ class LineServer:
         return str(address[0]), int(address[1])
 
     async def close(self) -> None:
-        """Stops listening and closes every connection."""
+        """Stops listening and closes every connection; replies that are ready go out before."""
         if self._server is not None:
             self._server.close()
+        for _ in range(REPLY_TURNS):
+            await asyncio.sleep(0)
         for peer in list(self._peers):
             for call in peer.calls:
                 call.cancel()
