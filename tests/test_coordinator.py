@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
+from journals import MemoryJournals
 from test_job_driver import APP, make_spec
 
 from mrfast.control import coordinator as module
@@ -39,7 +40,6 @@ from mrfast.model import (
     out_key,
 )
 from mrfast.storage import base, open_store
-from tests.journals import MemoryJournals
 
 TOKEN = b"a token"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from journals import MemoryJournals
 
 from mrfast.control import commit, messages
 from mrfast.control.effects import Effect
@@ -31,7 +32,6 @@ from mrfast.model import (
     out_key,
 )
 from mrfast.storage import base, open_store
-from tests.journals import MemoryJournals
 
 APP = AppInfo("wc.py", "f" * 32, InputCut("blocks", True), "text", "0.1.0", "3.11")
 NAMES = itertools.count()
