@@ -79,8 +79,10 @@ class Run:
 
     def reduce_report(self, task: ReduceTask) -> ReduceReport:
         table = TableDigest()
-        segments, after = self.driver.outputs(task.attempt, 0, 100)
-        assert after is None
+        page = self.driver.outputs(task.attempt, 0, 100, self.now)
+        assert page is not None
+        segments, _, complete = page
+        assert complete
         for segment in segments:
             table.add(segment.map_index, segment.digest)
         text = b"part %d" % task.partition

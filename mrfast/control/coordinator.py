@@ -95,10 +95,9 @@ class Coordinator:
             while not self._effects_idle() and self.driver.state != "FAILED":
                 await self._wait(TICK_S)  # the output is claimed before anyone is told where to come
             if self.driver.state not in ("COMMITTED", "FAILED") and self._signal is None:
-                self._say(
-                    f"job {self.driver.spec.name or self.driver.spec.job}, listening on {host}:{port}; "
-                    f"start workers with: mrfast-worker APP {reached_at(host)}:{port}"
-                )
+                where = f"{reached_at(host)}:{port}"
+                self._say(f"listening on {host}:{port}; start workers with: mrfast-worker APP {where}")
+                self._say(f"job {self.driver.spec.job}; should this coordinator die, go on with --resume and its id")
             await self._serve()
             return 0 if self._signal is None or self.driver.state == "COMMITTED" else STOPPED[self._signal]
         finally:
