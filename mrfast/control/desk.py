@@ -43,6 +43,7 @@ class Desk:
         self._waiting: list[_Waiting] = []
         self._unsynced: list[tuple[int, Reply, Any]] = []
         self._changed = False
+        self._look_at = 0.0  # tasks rest, attempts grow slow: time alone can make work
 
     # What connections bring
 
@@ -66,8 +67,10 @@ class Desk:
 
     def step(self, now: float) -> None:
         """Lets time pass, and answers what can be answered now."""
-        self._changed |= self.driver.tick(now)
+        self._changed |= self.driver.tick(now) or now >= self._look_at
         changed, self._changed = self._changed, False
+        if changed:
+            self._look_at = now + TICK_S
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             late = now >= each.until

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mrfast.control.leases import Lease
 from mrfast.model import Failure, Progress
 
+STORE_FAILURES_MAX = 8  # of one task: they do not count as its own
+STORE_REST_S, STORE_REST_S_MAX = 0.25, 15.0  # before it is tried again
 FAILURES_KEPT = 8  # per task; the count goes on
 
 
@@ -65,6 +67,8 @@ class TaskRecord:
         self.losses = 0
         self.shun = ""  # the worker that failed it last
         self.shun_at = 0.0
+        self.store_failures = 0
+        self.rest_until = 0.0  # after a failure of the store
         self.open: dict[int, Lease] | None = None
         self.failures: list[tuple[int, str, Failure]] | None = None
         self.story = bytearray()
@@ -79,6 +83,9 @@ class TaskRecord:
 
     def add_failure(self, n: int, worker: str, failure: Failure, now: float) -> None:
         """Keep a failure, and count it if it counts; of many, those in the middle go."""
+        if failure.kind == "store":
+            self.rest_until = now + min(STORE_REST_S_MAX, STORE_REST_S * 2**self.store_failures)
+            self.store_failures += 1
         self.shun, self.shun_at = worker, now
         self.counted += failure.counted or failure.fatal
         self.failures = self.failures or []

@@ -13,7 +13,7 @@ from mrfast.control.crew import Crew
 from mrfast.control.leases import Lease
 from mrfast.control.names import Names
 from mrfast.control.ready import Ready
-from mrfast.control.records import Attempt, JobFailure, Running
+from mrfast.control.records import STORE_FAILURES_MAX, Attempt, JobFailure, Running
 from mrfast.control.table import ACCEPTED_CODE, IDLE_CODE, TaskTable
 from mrfast.control.transitions import RUNNING, TRANSITIONS, IllegalEvent
 from mrfast.index import TableDigest
@@ -163,6 +163,9 @@ class Scheduler(TaskTable):
         record.add_failure(lease.n, lease.worker, failure, now)
         if failure.fatal:
             self._fail_task(lease.task, "failed for good", failure, lease.worker)
+        elif record.store_failures >= STORE_FAILURES_MAX:
+            often = f"met errors of the store {record.store_failures} times"
+            self._fail_task(lease.task, often, failure, lease.worker)
         elif record.counted >= self.attempts_max:
             worker, first = record.first_counted()
             often = "once" if record.counted == 1 else f"{record.counted} times"
@@ -303,7 +306,11 @@ class Scheduler(TaskTable):
 
         def shunned(task: int) -> int:
             record = self._tasks.get(task)
-            if record is None or record.shun != worker:
+            if record is None:
+                return 0
+            if now < record.rest_until:
+                return 2
+            if record.shun != worker:
                 return 0
             return 2 if now - record.shun_at < BARRED_S and self.crew.others(worker, now) else 1
 

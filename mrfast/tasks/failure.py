@@ -16,7 +16,7 @@ def failure(
     if isinstance(error, KeyboardInterrupt):
         raise error
     if isinstance(error, StoreError):
-        return Failure(attempt, "store", str(error), input=input, offset=offset)
+        return Failure(attempt, "store", str(error), input=input, offset=offset, counted=False)
     if isinstance(error, MrfastError):
         kind = "input" if isinstance(error, BadInput) else "app"
         fatal = isinstance(error, (BadRecord, BoundPassed, BadInput))

@@ -56,14 +56,18 @@ class Fetched:
     def follow(self, source: Source) -> None:
         """Fetches what the pages name, until every map's segment is held and no other one is known."""
         for page, complete in source.pages():
-            newest = {segment.map_index: segment for segment in page}
-            for segment in newest.values():
-                self.bytes_known += segment.length - self._known.get(segment.map_index, 0)
-                self._known[segment.map_index] = segment.length
-            for segment in newest.values():
-                self._take(segment, source)
-            if complete and len(self._held) == self._task.maps:
+            if self.hear(page, complete, source):
                 return
+
+    def hear(self, page: list[Segment], complete: bool, source: Source) -> bool:
+        """Takes one page in; whether that was all."""
+        newest = {segment.map_index: segment for segment in page}
+        for segment in newest.values():
+            self.bytes_known += segment.length - self._known.get(segment.map_index, 0)
+            self._known[segment.map_index] = segment.length
+        for segment in newest.values():
+            self._take(segment, source)
+        return complete and len(self._held) == self._task.maps
 
     def table(self) -> str:
         """The digest of the table of map outputs that are held."""
