@@ -52,7 +52,7 @@ class TaskRecord:
     """
 
     __slots__ = (
-        "accepted", "closed", "counted", "digest", "failures", "floor", "issued", "losses", "open", "shun", "shun_at",
+        "accepted", "rest_until", "store_failures", "closed", "counted", "digest", "failures", "floor", "issued", "losses", "open", "shun", "shun_at",
         "story", "table",
     )  # fmt: skip
 
