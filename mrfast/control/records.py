@@ -52,9 +52,22 @@ class TaskRecord:
     """
 
     __slots__ = (
-        "accepted", "rest_until", "store_failures", "closed", "counted", "digest", "failures", "floor", "issued", "losses", "open", "shun", "shun_at",
-        "story", "table",
-    )  # fmt: skip
+        "accepted",
+        "closed",
+        "counted",
+        "digest",
+        "failures",
+        "floor",
+        "issued",
+        "losses",
+        "open",
+        "rest_until",
+        "shun",
+        "shun_at",
+        "store_failures",
+        "story",
+        "table",
+    )
 
     def __init__(self) -> None:
         self.issued = 0  # in this epoch
