@@ -168,12 +168,17 @@ class JournalFiles:
 
 
 def read_journals(store: Store, job: str, folder: str) -> dict[int, Records]:
-    """The records of each epoch of the job, the longer ones of those in the store and those on this machine."""
+    """The records of each epoch of the job, the longer ones of those in the store and those on this machine.
+
+    They are durable then, whatever became of the machine that wrote them: a new epoch counts on them.
+    """
     journals: dict[int, Records] = {}
     batches: dict[int, dict[int, str]] = {}
     for info in store.list(job_key(job, "journal", "")):
         name = info.key.rpartition("/")[2]
         if found := _LOG.fullmatch(name):
+            if scheme_of(store.url) == "file":
+                _make_durable(os.path.join(store.url, info.key))
             journals[int(found[1])] = read_lines(read(store, info.key), object_url(store, info.key))
         elif found := _BATCH.fullmatch(name):
             batches.setdefault(int(found[1]), {})[int(found[2])] = info.key
@@ -186,6 +191,14 @@ def read_journals(store: Store, job: str, folder: str) -> dict[int, Records]:
             raise DamagedJournal(f"the journal in {folder} and that in {store.url} differ in epoch {epoch}")
         journals[epoch] = max(records, mirrored, key=len)
     return journals
+
+
+def _make_durable(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _joined(store: Store, keys: dict[int, str]) -> Records:
@@ -203,6 +216,7 @@ def _local(folder: str) -> dict[int, Records]:
         for name in os.listdir(folder):
             if epoch := _LOG.fullmatch(name):
                 path = os.path.join(folder, name)
+                _make_durable(path)
                 with open(path, "rb") as file:
                     found[int(epoch[1])] = read_lines(file.read(), path)
     return found

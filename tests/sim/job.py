@@ -10,7 +10,7 @@ from typing import Any
 from mrfast.control import commit
 from mrfast.control.job import JobDriver
 from mrfast.control.journal import chain, read_lines
-from mrfast.control.journal_files import Journal, read_journals
+from mrfast.control.journal_files import Journal, is_superseded, read_journals
 from mrfast.model import InputObject, JobSpec, inter_key, job_key, out_key, part_name
 from mrfast.storage.base import read, read_json
 
@@ -63,6 +63,8 @@ class SimJournals:
         return Journal(self.files[epoch], job_key(JOB, "journal", str(epoch)) if self.mirrored else "")
 
     def read(self) -> dict[int, Any]:
+        for file in self.files.values():
+            file.sync()
         found = {epoch: read_lines(file.data, f"epoch {epoch}") for epoch, file in self.files.items()}
         if self.mirrored:
             for epoch, records in read_journals(self.store, JOB, "/nowhere").items():
@@ -323,7 +325,9 @@ class SimJob:
                 key = "store/" + (inter_key if call.map else out_key)(JOB, report.attempt)
                 if key not in self.bucket.objects and key not in self.excused:
                     raise Violation(f"{report.attempt} was accepted, and its object is not there")
-            self.promised[report.attempt.split(".")[0]] = report.attempt
+            if not is_superseded(self.store_of(StoreFaults()), JOB, coordinator.driver.epoch):
+                # What one accepts that does not know yet that it was replaced is not in the journal that counts.
+                self.promised[report.attempt.split(".")[0]] = report.attempt
 
     def check_not_done(self, task: str) -> None:
         """No accepted task runs again, unless the journal says why."""
