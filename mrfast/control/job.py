@@ -174,6 +174,9 @@ class JobDriver(JobWork):
         if self.state == "RUNNING" and now >= self._fence_at:
             self._fence_at = now + FENCE_S
             self._effects.append(Effect("fence", lambda: is_superseded(self._store, self.spec.job, self.epoch)))
+        if now >= self._reread_at:
+            self._reread_at = float("inf")
+            self._read_indexes()
         if self.scheduler is None or self.state != "RUNNING":
             return False
         ended = self.scheduler.tick(now) > 0
@@ -261,7 +264,9 @@ class JobDriver(JobWork):
     def _unreadable(self, worker: str, report: MapReport, error: Exception, now: float) -> None:
         self._reading.discard(report.attempt)
         if self.scheduler is not None and self.state == "RUNNING":
-            self.scheduler.failed(report.attempt, Failure(report.attempt, "store", str(error)), now, worker)
+            self.scheduler.failed(
+                report.attempt, Failure(report.attempt, "store", str(error), counted=False), now, worker
+            )
 
     def _reduce_done(self, worker: str, report: ReduceReport, now: float) -> str:
         assert self.scheduler is not None

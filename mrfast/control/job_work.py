@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from mrfast.control.explain import difference, failed, unpublished
 from mrfast.control.journal_files import Journal, is_superseded
 from mrfast.control.outputs import Outputs
 from mrfast.control.scheduler import Scheduler
-from mrfast.errors import AppRefused, JobTaken, MrfastError
+from mrfast.errors import AppRefused, JobTaken, MrfastError, NotFound
 from mrfast.index import SegmentIndex
 from mrfast.model import AppInfo, InputObject, JobSpec, MapReport, Piece, ReduceReport, inter_key, out_key
 from mrfast.storage import open_store
@@ -27,6 +28,8 @@ from mrfast.storage.base import Store
 
 LEASE_S = 10.0
 INDEXES_PER_EFFECT = 100
+INDEX_TRIES_MAX = 30
+REREAD_S = 2.0  # after an error of the store
 
 QuotedNewlines = Callable[[InputObject], bool]
 
@@ -75,6 +78,8 @@ class JobWork:
         self._start: float | None = None
         self._now = 0.0
         self._fence_at = 0.0
+        self._reread_at = float("inf")
+        self._tries = 0
 
     def fail(self, error: MrfastError) -> None:
         """The job is FAILED with this error, unless it has ended already or is being committed."""
@@ -223,6 +228,11 @@ class JobWork:
             self._checked(map_index, attempt, True, now)  # the reduce tries again, and says so again
         elif effect.name == "journal":
             self._mirror.failed()
+        elif isinstance(error, JobTaken):
+            self.state, self.error = "FAILED", error
+        elif effect.name == "indexes" and self._tries < INDEX_TRIES_MAX:
+            self._tries += 1
+            self._reread_at = now + REREAD_S
         elif effect.name in ("commit", "publish"):
             # The manifest is there, or may be: what it names stays, and no failed.json contradicts it.
             self.state, self.error = "FAILED", unpublished(self.spec, effect.name, error)
@@ -235,8 +245,11 @@ class JobWork:
             if self.scheduler is not None and self.scheduler.state == "RUNNING":
                 self.scheduler.fail("taken over", self._now)
             self.state = "FAILED"
-            self.error = JobTaken(f"job {self.spec.job} was taken over by a coordinator that was started later")
+            self.error = self._taken()
             self._effects.clear()
+
+    def _taken(self) -> JobTaken:
+        return JobTaken(f"job {self.spec.job} was taken over by a coordinator that was started later")
 
     def _note(self, record: dict[str, Any]) -> None:
         if self.journal is not None:
@@ -270,7 +283,8 @@ class JobWork:
         def delete() -> None:
             if journal is not None:
                 journal.sync()  # else a power cut could undo the other's acceptance, and this attempt would be wanted
-            self._store.delete(key)
+            if not is_superseded(self._store, self.spec.job, self.epoch):  # in the eyes of a later epoch, too
+                self._store.delete(key)
 
         self._effects.append(Effect("discard", delete))
 
@@ -309,6 +323,10 @@ class JobWork:
             self._effects.append(Effect("commit", lambda: self._commit(document, lines)))
 
     def _commit(self, document: dict[str, Any], bad_records: bytes) -> dict[str, Any]:
+        if is_superseded(self._store, self.spec.job, self.epoch):
+            with suppress(NotFound):
+                return commit.read_manifest(self.spec.job, self._store)
+            raise self._taken()
         if bad_records:
             commit.write_bad_records(self.spec.job, bad_records, self._store)
         return commit.write_manifest(self.spec.job, document, self._store)

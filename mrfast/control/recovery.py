@@ -98,15 +98,18 @@ def replay(records: list[dict[str, Any]], scheduler: Scheduler) -> Restored:
                 scheduler.restore("reduce", part.attempt, part.xxh3, part.table, record["issued"], epoch)
                 restored.parts[scheduler.names.index(part.attempt)] = part
             elif kind == "lost":
-                scheduler.output_lost(int(record["map"]), record["attempt"], 0.0)
+                scheduler.restore_loss(record["attempt"])
                 restored.maps.pop(int(record["map"]), None)
             elif kind == "failed":
                 failure = decode(Failure, record["failure"])
                 scheduler.restore_failure(failure.attempt, record["worker"], failure)
+            elif kind == "end":
+                scheduler.forgive()
             elif kind == "skip":
                 restored.skip.setdefault(int(record["map"]), []).append((record["url"], int(record["offset"])))
         except (IllegalEvent, BadFrame, KeyError, TypeError, ValueError) as error:
             raise DamagedJournal(
                 f"the journal's record {record!r:.200} does not fit what comes before: {error}"
             ) from None
+    scheduler.restored()
     return restored

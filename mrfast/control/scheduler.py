@@ -45,9 +45,8 @@ class Scheduler(TaskTable):
             raise ValueError(
                 f"maps={maps}, reduces={reduces}, attempts_max={attempts_max} or epoch={epoch}: no such job"
             )
-        super().__init__(maps, reduces, epoch, lease_s)
-        self.attempts_max, self.stall_s = attempts_max, stall_s
-        self.maps_done = self.reduces_done = 0
+        super().__init__(maps, reduces, epoch, lease_s, attempts_max)
+        self.stall_s = stall_s
         self.backups = 0
         self.crew = Crew()
         self._lost: set[str] = set()
@@ -167,9 +166,7 @@ class Scheduler(TaskTable):
             often = f"met errors of the store {record.store_failures} times"
             self._fail_task(lease.task, often, failure, lease.worker)
         elif record.counted >= self.attempts_max:
-            worker, first = record.first_counted()
-            often = "once" if record.counted == 1 else f"{record.counted} times"
-            self._fail_task(lease.task, f"failed {often}", first, worker)
+            self._failed_often(lease.task)
         return "accepted"
 
     def released(self, attempt: str, now: float) -> str:
@@ -199,15 +196,8 @@ class Scheduler(TaskTable):
             return "superseded"
         if self.reduces_done == self.reduces:
             return "superseded"
-        self._step(map_index, "output_lost")
-        self._note(record, "output_lost", record.accepted, "", now)
-        self._shut(record, record.accepted)
-        record.accepted = 0
-        record.losses += 1
-        self.maps_done -= 1
-        self._ready_maps.put(map_index)
-        if record.losses >= self.attempts_max:
-            self._fail_task(map_index, f"lost its accepted output {record.losses} times (missing or corrupt)")
+        self._lose(map_index, now)
+        self._check_losses(map_index)
         return "accepted"
 
     def worker_lost(self, worker: str, now: float) -> None:
@@ -268,14 +258,37 @@ class Scheduler(TaskTable):
             record.table = table
             self.reduces_done += 1
 
+    def restore_loss(self, attempt: str) -> None:
+        """An accepted map output of an earlier epoch was lost."""
+        task, serial = self._named("map", attempt)
+        if self._record(task).accepted != serial:
+            raise IllegalEvent(f"{attempt} was lost, and is not accepted")
+        self._lose(task, 0.0)
+
     def restore_failure(self, attempt: str, worker: str, failure: Failure) -> None:
         """Remember a failure that counts of an earlier epoch."""
         found = self.names.parse(attempt)
-        if found is not None:
-            record = self._record(found[0])
-            self._shut(record, found[1])
-            record.add_failure(found[1], worker, failure, 0.0)
-            record.shun = ""
+        if found is None:
+            raise IllegalEvent(f"{attempt} is no attempt of this job")
+        record = self._record(found[0])
+        self._shut(record, found[1])
+        record.add_failure(found[1], worker, failure, 0.0)
+        record.shun = ""
+
+    def forgive(self) -> None:
+        """The job had failed and was resumed on purpose: its tasks have all their attempts again."""
+        for record in self._tasks.values():
+            record.counted = record.losses = record.store_failures = 0
+            record.rest_until = 0.0
+            record.failures = None
+
+    def restored(self) -> None:
+        """All of the journal was read: the job has failed if the last that it says has failed it."""
+        for task, record in self._tasks.items():
+            if self.state == RUNNING:
+                self._check_losses(task)
+            if self.state == RUNNING and record.counted >= self.attempts_max:
+                self._failed_often(task)
 
     # What can be read
 

@@ -23,9 +23,10 @@ IDLE_CODE, _LEASED_CODE, ACCEPTED_CODE = range(3)
 class TaskTable:
     """Every task of one job, and the job's own state; maps are the tasks 0 .. maps-1, reduces come behind them."""
 
-    def __init__(self, maps: int, reduces: int, epoch: int, lease_s: float) -> None:
+    def __init__(self, maps: int, reduces: int, epoch: int, lease_s: float, attempts_max: int) -> None:
         self.maps, self.reduces = maps, reduces
-        self.lease_s = lease_s
+        self.lease_s, self.attempts_max = lease_s, attempts_max
+        self.maps_done = self.reduces_done = 0
         self.names = Names(maps, reduces, epoch)
         self.state = RUNNING
         self.failure: JobFailure | None = None
@@ -146,6 +147,26 @@ class TaskTable:
         reason = f"{name} {what}" + (f": {failure.message}" if failure is not None else "")
         self._finish("failed")
         self.failure = JobFailure(reason, name, failure, worker, tuple(self._story(task)))
+
+    def _failed_often(self, task: int) -> None:
+        counted = self._tasks[task].counted
+        worker, first = self._tasks[task].first_counted()
+        self._fail_task(task, "failed once" if counted == 1 else f"failed {counted} times", first, worker)
+
+    def _lose(self, task: int, now: float) -> None:
+        record = self._tasks[task]
+        self._step(task, "output_lost")
+        self._note(record, "output_lost", record.accepted, "", now)
+        self._shut(record, record.accepted)
+        record.accepted = 0
+        record.losses += 1
+        self.maps_done -= 1
+        self._ready_maps.put(task)
+
+    def _check_losses(self, task: int) -> None:
+        losses = self._tasks[task].losses
+        if losses >= self.attempts_max:
+            self._fail_task(task, f"lost its accepted output {losses} times (missing or corrupt)")
 
     def _find(self, attempt: str) -> tuple[int, int] | None:
         """(task, serial) of an attempt that this epoch handed out, or an earlier one may have; else None."""

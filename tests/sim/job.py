@@ -316,6 +316,8 @@ class SimJob:
 
     def told(self, coordinator: Coordinator, method: str, call: Any, answer: Any) -> None:
         """The coordinator has said something to a worker."""
+        if is_superseded(self.store_of(StoreFaults()), JOB, coordinator.driver.epoch):
+            return  # it does not know yet; what it accepts is not in the journal that counts
         if method == "poll":
             for task in [*answer.maps, *answer.reduces]:
                 self.check_not_done(task.attempt.split(".")[0])
@@ -325,9 +327,7 @@ class SimJob:
                 key = "store/" + (inter_key if call.map else out_key)(JOB, report.attempt)
                 if key not in self.bucket.objects and key not in self.excused:
                     raise Violation(f"{report.attempt} was accepted, and its object is not there")
-            if not is_superseded(self.store_of(StoreFaults()), JOB, coordinator.driver.epoch):
-                # What one accepts that does not know yet that it was replaced is not in the journal that counts.
-                self.promised[report.attempt.split(".")[0]] = report.attempt
+            self.promised[report.attempt.split(".")[0]] = report.attempt
 
     def check_not_done(self, task: str) -> None:
         """No accepted task runs again, unless the journal says why."""
