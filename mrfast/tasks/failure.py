@@ -21,13 +21,19 @@ def failure(
         kind = "input" if isinstance(error, BadInput) else "app"
         fatal = isinstance(error, (BadRecord, BoundPassed, BadInput))
         return Failure(attempt, kind, f"{error}{note}", input=input, offset=offset, fatal=fatal)
+    message = what_went_wrong(error) + note
+    return Failure(attempt, "app", message, traceback=user_traceback(error), input=input, offset=offset)
+
+
+def what_went_wrong(error: BaseException) -> str:
+    """The error in words, without its traceback."""
+    if isinstance(error, MrfastError):
+        return str(error)
     if isinstance(error, SystemExit):
-        message = f"the application called sys.exit({error.code!r})"
-    elif isinstance(error, MemoryError):
-        message = "MemoryError: the task needs more memory than there is: smaller --split-bytes or more --reduces help"
-    else:
-        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return Failure(attempt, "app", message + note, traceback=user_traceback(error), input=input, offset=offset)
+        return f"the application called sys.exit({error.code!r})"
+    if isinstance(error, MemoryError):
+        return "MemoryError: the task needs more memory than there is: smaller --split-bytes or more --reduces help"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def shown(key: object) -> str:

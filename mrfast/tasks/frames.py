@@ -68,9 +68,11 @@ class SharedProgress:
 
     # The number in front and behind: a reader that finds two different ones came in the middle of a write.
     _FORM = struct.Struct("<Q16sQQQQ")
+    # Behind it, a record's address: 1 + the number of its piece, or 0, its offset, and the sum of the two.
+    _AT = struct.Struct("QQQ")
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, self._FORM.size)
+        self._memory = mmap.mmap(-1, self._FORM.size + self._AT.size)
         self._number = 0
         self._last = Progress()
 
@@ -88,8 +90,18 @@ class SharedProgress:
             self._last = Progress(phase.rstrip(b"\0").decode(), bytes_done, bytes_total, records)
         return self._last
 
+    def at(self, piece: int, offset: int) -> None:
+        """Replaces the address of the record that the application is given; piece -1 for none."""
+        self._AT.pack_into(self._memory, self._FORM.size, piece + 1, offset, piece + 1 + offset)
+
+    def record(self) -> tuple[int, int] | None:
+        """(number of its piece, offset) of the record that the application was given last, if it is still at it."""
+        number, offset, both = self._AT.unpack_from(self._memory, self._FORM.size)
+        return (number - 1, offset) if number and number + offset == both else None
+
     def clear(self) -> None:
         """Back to nothing done; only while no task runs."""
+        self.at(-1, 0)
         self._FORM.pack_into(self._memory, 0, 0, b"", 0, 0, 0, 0)
         self._last = Progress()
 

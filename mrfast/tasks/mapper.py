@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mrfast import ops, storage
 from mrfast.app import App
 from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
 from mrfast.tasks.failure import failure, shown
+from mrfast.tasks.pulse import Pulse
 from mrfast.tasks.reader import PieceReader
 from mrfast.tasks.upload import upload
 
 if TYPE_CHECKING:
     from mrfast.core import Segments
     from mrfast.storage.base import Store
+    from mrfast.tasks.skipping import At, Skipping
 
 # The part of --memory that pairs waiting for a Python combine may take before it runs.
 COMBINE_MEMORY_SHARE = 4
@@ -25,13 +29,37 @@ Stores = Callable[[str], "Store"]
 Report = Callable[[Progress], None]
 
 
-def run_map(app: App, task: MapTask, progress: Report, stores: Stores) -> MapReport | Failure:
-    """The report of the finished attempt, or what went wrong; `stores` gives the store at a root URL."""
-    attempt = _MapAttempt(app, task, progress, stores)
+def nowhere(piece: int, offset: int) -> None:
+    """Does not care which record the application is given."""
+
+
+def run_map(app: App, task: MapTask, progress: Report, stores: Stores, at: At = nowhere) -> MapReport | Failure:
+    """The report of the finished attempt, or what went wrong; `stores` gives the store at a root URL.
+
+    `at` hears which record the application is given, if records may be skipped.
+    """
+    if not task.bad_records_max or app.native_map is not None:
+        return _run(_MapAttempt(app, task, progress, stores))
+    from mrfast.tasks.skipping import Again, Skipping, TooMany
+
+    skipping = Skipping(task, at, app.native_combine if app.python_combine is None else None)
+    while True:
+        skipping.begin()
+        try:
+            return _run(_MapAttempt(app, task, progress, stores, skipping), Again, TooMany)
+        except Again:
+            continue
+        except TooMany as error:
+            return error.failure
+
+
+def _run(attempt: _MapAttempt, *let_through: type[Exception]) -> MapReport | Failure:
     try:
         return attempt.run()
+    except let_through:
+        raise
     except BaseException as error:  # noqa: BLE001 (whatever the application raises, sys.exit() included, is reported)
-        return failure(task.attempt, error, input=attempt.path, offset=attempt.offset(), note=attempt.note)
+        return failure(attempt.name, error, input=attempt.path, offset=attempt.offset(), note=attempt.note)
 
 
 def native_source(op: Any) -> Any:
@@ -51,16 +79,20 @@ def pairs_of(key: Any, result: Any) -> Iterable[tuple[Any, Any]]:
 
 
 class _MapAttempt:
-    def __init__(self, app: App, task: MapTask, progress: Report, stores: Stores):
+    def __init__(self, app: App, task: MapTask, progress: Report, stores: Stores, skipping: Skipping | None = None):
         from mrfast import core
         from mrfast.tasks.spill import SpilledSegments
 
+        self.name = task.attempt
         self.path = ""
         self.note = ""
         self._app = app
         self._task = task
         self._progress = progress
         self._stores = stores
+        self._skipping = skipping
+        self._phase = "map" if skipping is None or skipping.runs == 1 else f"map {skipping.runs}"
+        self._progress_lock = threading.Lock()
         self._reader: PieceReader | None = None
         self._located = False
         self._bytes_done = 0
@@ -73,7 +105,7 @@ class _MapAttempt:
         self._spilled = SpilledSegments(task.reduces, combine, memory_bytes)
 
         def spill() -> None:
-            self._spilled.add(self._final.drain())
+            self._apart(lambda: self._spilled.add(self._final.drain()))
 
         bound: dict[str, Any] = {"memory_bytes": memory_bytes, "spill": spill}
         if app.python_combine is None:
@@ -83,7 +115,9 @@ class _MapAttempt:
             bound["memory_bytes"] = memory_bytes - memory_bytes // COMBINE_MEMORY_SHARE
             self._final = core.MapSink(task.reduces, **bound)
             waiting_bytes = memory_bytes // COMBINE_MEMORY_SHARE
-            self._sink = core.MapSink(1, source=self._source, memory_bytes=waiting_bytes, spill=self._combine)
+            self._sink = core.MapSink(
+                1, source=self._source, memory_bytes=waiting_bytes, spill=lambda: self._apart(self._combine)
+            )
 
     def offset(self) -> int | None:
         """Where the record that the application was working on starts, if one record was all that it had."""
@@ -91,19 +125,24 @@ class _MapAttempt:
 
     def run(self) -> MapReport:
         """Maps every piece and writes the object."""
-        for piece in self._task.pieces:
-            self._map_piece(piece)
+        # A native source says enough by itself: it reads on at once.
+        with Pulse(self._beat) if self._source is None else nullcontext():
+            for number, piece in enumerate(self._task.pieces):
+                self._map_piece(number, piece)
         self.path, self._reader = "", None
         self._combine()
         return self._write()
 
-    def _map_piece(self, piece: Piece) -> None:
+    def _map_piece(self, number: int, piece: Piece) -> None:
         task, app = self._task, self._app
         root, key = storage.split_url(piece.url)
         self.path = piece.path
-        self._reader = reader = PieceReader(
-            self._stores(root), key, piece, app.cut, memory_bytes=task.memory_bytes, on_read=self._read
-        )
+        options: dict[str, Any] = {"memory_bytes": task.memory_bytes, "on_read": self._read}
+        if self._skipping is not None:
+            self._reader = records = self._skipping.reader(self._stores(root), key, piece, app.cut, **options)
+            self._skipping.call(app.map, records, number, self._sink, app.cut.kind == "file")
+            return
+        self._reader = reader = PieceReader(self._stores(root), key, piece, app.cut, **options)
         if self._source is not None:
             self._feed(reader)
         elif isinstance(app.map, ops.Grep):
@@ -145,7 +184,21 @@ class _MapAttempt:
 
     def _read(self, count: int) -> None:
         self._bytes_done += count
-        self._progress(Progress("map", self._bytes_done, self._bytes_total, self._sink.records_in))
+        self._beat()
+
+    def _beat(self) -> None:
+        self._report(self._phase)
+
+    def _report(self, phase: str) -> None:
+        with self._progress_lock:  # the pulse must not take back what came a moment later
+            self._progress(Progress(phase, self._bytes_done, self._bytes_total, self._sink.records_in))
+
+    def _apart(self, work: Callable[[], object]) -> None:
+        """Does work that comes while pairs are emitted, and that no record is to blame for."""
+        if self._skipping is None:
+            work()
+        else:
+            self._skipping.apart(work)
 
     # -- a combine in Python -------------------------------------------------------------------------------------------
 
@@ -173,7 +226,7 @@ class _MapAttempt:
         from mrfast.core import object_header, object_tail
 
         task = self._task
-        self._progress(Progress("write", self._bytes_done, self._bytes_total, self._sink.records_in))
+        self._report("write")
         drained = self._final.drain()
         segments: Segments = drained
         if self._spilled:
@@ -201,4 +254,5 @@ class _MapAttempt:
             records_out=segments.records,
             bytes_in=self._bytes_done,
             counters={"skipped": skipped} if skipped else {},
+            bad=() if self._skipping is None else self._skipping.report(index),
         )

@@ -14,7 +14,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from ..app import App
@@ -85,6 +85,7 @@ class Slot:
         self.ready = self.refused = False
         self.progress = SharedProgress()
         self.crashed_at = ""  # the application's lines of Python, innermost first, if native code crashed below them
+        self.record: tuple[int, int] | None = None  # (number of its piece, offset): what the application was given last
         self.tail = b""  # the last bytes that the child wrote to its stdout or stderr
         self._pool = pool
         self._unpacker = Unpacker()
@@ -143,6 +144,7 @@ class Slot:
             if descriptor >= 0:
                 os.close(descriptor)
         self._stderr = self._exit = -1
+        self.record = self.progress.record()
         self.progress.close()
         return status
 
@@ -302,9 +304,14 @@ class SlotPool:
         if slot.task is None:
             return []
         message = f"the process that ran the task {how_it_died(status)}{slot.last_words()}"
+        failure = Failure(slot.task.attempt, "died", message)
         pieces = slot.task.pieces if isinstance(slot.task, MapTask) else ()
-        only = pieces[0].path if len(pieces) == 1 else ""
-        return [Finished(slot, Failure(slot.task.attempt, "died", message, input=only))]
+        if slot.record is not None and slot.record[0] < len(pieces):
+            piece, offset = pieces[slot.record[0]], slot.record[1]
+            failure = replace(failure, input=piece.path, url=piece.url, offset=offset)
+        elif len(pieces) == 1:
+            failure = replace(failure, input=pieces[0].path)
+        return [Finished(slot, failure)]
 
     def close(self) -> None:
         """Ends every slot at once, whatever it is doing."""

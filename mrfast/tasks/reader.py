@@ -136,7 +136,8 @@ class PieceReader:
             try:
                 value = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise self._bad(f"malformed JSON: {error.msg}") from None
+                self._malformed(f"malformed JSON: {error.msg}")
+                continue
             yield value
 
     def csv(self) -> Iterator[dict[str, str]]:
@@ -148,7 +149,7 @@ class PieceReader:
         first = 0
         if self.piece.offset:
             header, first = self._csv_header()
-        rows = csv.reader(self._csv_lines(first), strict=True)
+        rows = self._csv_rows(first)
         while True:
             try:
                 row = next(rows, None)
@@ -160,7 +161,8 @@ class PieceReader:
                 header = self._check_header(row) if row else None
             elif row:
                 if len(row) != len(header):
-                    raise self._bad(f"malformed CSV: {len(row)} fields in a row, {len(header)} in the header")
+                    self._malformed(f"malformed CSV: {len(row)} fields in a row, {len(header)} in the header")
+                    continue
                 yield dict(zip(header, row, strict=True))
 
     # -- bytes --------------------------------------------------------------------------------------------------------
@@ -253,6 +255,11 @@ class PieceReader:
                 raise self._bad(f"malformed UTF-8: {error.reason}") from None
             yield text + "\n"
 
+    def _csv_rows(self, first: int) -> Iterator[list[str]]:
+        import csv
+
+        return csv.reader(self._csv_lines(first), strict=True)
+
     def _csv_header(self) -> tuple[list[str] | None, int]:
         """The header of the object and where the line after it starts; an object is only split if that is one line."""
         import csv
@@ -274,6 +281,10 @@ class PieceReader:
         return row
 
     # -- errors -------------------------------------------------------------------------------------------------------
+
+    def _malformed(self, why: str) -> None:
+        """A record is not what the app's `input` says; the next one may be."""
+        raise self._bad(why) from None
 
     def _bad(self, why: str) -> BadInput:
         return BadInput(f"{self.piece.path}: offset {self.offset:,}: {why}")

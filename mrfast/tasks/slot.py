@@ -123,7 +123,7 @@ class _Slot:
 
         try:
             if isinstance(task, MapTask):
-                report: Any = run_map(app, task, self._progress.write, self._store)
+                report: Any = run_map(app, task, self._progress.write, self._store, self._progress.at)
             else:
                 report = run_reduce(app, task, _Outputs(self, task), self._progress.write, self._store)
         except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 (an app can raise KeyboardInterrupt by itself)
