@@ -70,7 +70,7 @@ class BadJob(Job):
         )
         self.at: list[tuple[int, int]] = []
         report = run_map(self.app, task, self.progress.append, open_store, lambda *at: self.at.append(at))
-        assert not self.at or self.at[-1] == (-1, 0)
+        assert isinstance(report, Failure) or not self.at or self.at[-1] == (-1, 0)
         return report
 
     def bad(self) -> list[SkippedRecord]:
@@ -284,10 +284,13 @@ def test_records_that_killed_a_process_are_not_given_to_map(cut: str) -> None:
     assert (record.offset, record.data, record.why) == (at, raw, "killed the process twice")
 
 
-def test_every_record_is_announced_and_nothing_is_once_map_has_returned() -> None:
-    job = BadJob(app_of("lines"), {"a": b"1\n0\n", "b": b"22\n\n3"})
+def test_every_record_is_announced_and_none_is_while_the_next_block_is_read() -> None:
+    job = BadJob(app_of("lines"), {"a": b"1\n0\n", "b": b"22\n\n3", "c": b"1\n" * (3 << 19)})  # three blocks
     job.map(0, *job.pieces)
-    assert job.at == [pair for at in [(0, 0), (0, 2), (1, 0), (1, 3), (1, 4)] for pair in (at, (-1, 0))]
+    none = (-1, 0)
+    assert job.at[:7] == [(0, 0), (0, 2), none, (1, 0), (1, 3), none, (1, 4)]
+    assert job.at[7:9] == [none, (2, 0)]
+    assert [number for number, at in enumerate(job.at[8:]) if at == none] == [1 << 19, (3 << 19) + 1]
 
 
 def test_what_a_spill_or_a_combine_does_is_no_records_fault() -> None:

@@ -184,6 +184,8 @@ class _MapAttempt:
 
     def _read(self, count: int) -> None:
         self._bytes_done += count
+        if self._skipping is not None:
+            self._skipping.leave()
         self._beat()
 
     def _beat(self) -> None:

@@ -31,7 +31,7 @@ REST_OF_REPORT_BYTES = 64 << 10
 
 # A trial sink is thrown away before it is slow to search, and rarely enough that making one costs nothing.
 TRIAL_PAIRS = 1 << 14
-TRIAL_MEMORY_BYTES = 64 << 20
+TRIAL_MEMORY_BYTES = 4 << 20
 
 # (number of the piece, offset) of the record that the application is given; (-1, 0) for none.
 At = Callable[[int, int], None]
@@ -125,7 +125,7 @@ class Skipping:
         self.runs += 1
         self._address_bytes = 0
         self._trial = self._first = None
-        self._leave()
+        self.leave()
 
     def reader(self, *args: Any, **options: Any) -> RecordReader:
         """A reader of a piece whose malformed records count as bad ones."""
@@ -159,12 +159,18 @@ class Skipping:
                 if whole:
                     self._begin_anew(piece, offset, error)
                 self._trial = None
-                self._leave()
+                self.leave()
                 self._add(piece, offset, data, error)
             else:
                 if pairs:
                     self._emit(sink, pairs, piece, offset)
-                self._leave()
+        self.leave()
+
+    def leave(self) -> None:
+        """Takes the blame from the record that was given last; for what comes between two."""
+        if self._given is not None:
+            self._given = None
+            self._at(-1, 0)
 
     def apart(self, work: Callable[[], object]) -> None:
         """Does work that no record is to blame for, though it comes while the pairs of one are emitted."""
@@ -172,7 +178,7 @@ class Skipping:
         if given is None:
             work()
             return
-        self._leave()
+        self.leave()
         work()
         self._enter(*given)  # not if it failed: then nobody is to blame
 
@@ -188,11 +194,6 @@ class Skipping:
     def _enter(self, number: int, offset: int) -> None:
         self._given = (number, offset)
         self._at(number, offset)
-
-    def _leave(self) -> None:
-        if self._given is not None:
-            self._given = None
-            self._at(-1, 0)
 
     def _try(self, pairs: Any) -> None:
         """Raises what the sink would raise for the pairs."""
