@@ -191,16 +191,18 @@ def test_a_whole_object_is_one_record(memory_bytes: int, combine: Any) -> None:
     assert job.pairs() == {"sum": "11"}
 
 
-def test_a_value_that_does_not_go_with_an_earlier_one_is_bad() -> None:
+@pytest.mark.parametrize("between", [0, 2 * skipping.TRIAL_PAIRS])
+def test_a_value_that_does_not_go_with_an_earlier_one_is_bad(between: int) -> None:
     def emit(filename: str, line: bytes) -> list[tuple[str, Any]]:
-        return [("other", 1), ("k", line.decode() if line.isalpha() else int(line))]
+        return [("other", 1), ("k", line.decode())] if line == b"text" else [("k" if line else "between", 5)]
 
-    lines = b"".join(b"%d\n" % n for n in range(2 * skipping.TRIAL_PAIRS)) + b"text\n7\n"
-    for data in (lines, b"1\ntext\n7\n"):
-        job = BadJob(app_of("lines", emit, combine=ops.max()), {"f": data})
-        [record] = job.bad()
-        assert record.data == b"text"
-        assert "ops.max" in record.why
+    job = BadJob(app_of("lines", emit, combine=ops.max()), {"f": b"\n1\n" + b"\n" * between + b"text\n7\n"})
+    [record] = job.bad()
+    assert (record.offset, record.data) == (3 + between, b"text")
+    assert "ops.max" in record.why
+    began_anew = between > 0  # the trial has forgotten the first value by then
+    assert {value.phase for value in job.progress} == {"map", "write"} | ({"map 2"} if began_anew else set())
+    assert job.pairs() == {"k": "5", "between": "5"}
 
 
 def test_what_map_may_return_is_still_what_it_was() -> None:
