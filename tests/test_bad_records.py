@@ -178,7 +178,12 @@ def test_a_block_of_lines_is_one_record() -> None:
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 64])
 @pytest.mark.parametrize("combine", [None, ops.sum(), total], ids=["plain", "native", "python"])
-def test_a_whole_object_is_one_record(memory_bytes: int, combine: Any) -> None:
+@pytest.mark.parametrize("collected_bytes_max", [0, 3, 1 << 20])
+def test_a_whole_object_is_one_record(
+    memory_bytes: int, combine: Any, collected_bytes_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skipping, "COLLECTED_BYTES_MAX", collected_bytes_max)
+
     def emit(filename: str, contents: bytes) -> Iterator[tuple[str, int]]:
         for word in contents.split():
             yield "sum", int(word)
@@ -245,7 +250,9 @@ def _interrupted(function: Any) -> None:
 
 
 @pytest.mark.parametrize("cut", ["lines", "file"])
-def test_too_many_bad_records_are_fatal(cut: str) -> None:
+@pytest.mark.parametrize("collected_bytes_max", [0, 1 << 20])
+def test_too_many_bad_records_are_fatal(cut: str, collected_bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skipping, "COLLECTED_BYTES_MAX", collected_bytes_max)
     files = {"f": b"0\n0\n7\n0\n"} if cut == "lines" else {"a": b"0", "b": b"0", "c": b"7", "f": b"0"}
     job = BadJob(app_of(cut), files)
     job.bad_records_max = 2
@@ -356,7 +363,7 @@ def test_a_large_index_leaves_less_room_for_data() -> None:
     reader = made.reader(job.store, "in/f", job.pieces[0], job.app.cut)
     from mrfast.core import MapSink
 
-    made.call(inverse, reader, 0, MapSink(1), False)
+    made.call(inverse, reader, 0, MapSink(1))
     sizes = [sum(len(record.data) for record in made.report(b"i" * size)) for size in (0, 600 << 10, 1 << 20)]
     assert sizes[0] == (256 << 10) // 10 * 10
     assert 0 < sizes[1] < sizes[0]

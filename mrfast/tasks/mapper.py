@@ -96,6 +96,7 @@ class _MapAttempt:
         self._reader: PieceReader | None = None
         self._located = False
         self._bytes_done = 0
+        self._most_records = 0
         self._bytes_total = sum(piece.length for piece in task.pieces)
         op = app.native_map
         self._source = native_source(op)
@@ -140,7 +141,7 @@ class _MapAttempt:
         options: dict[str, Any] = {"memory_bytes": task.memory_bytes, "on_read": self._read}
         if self._skipping is not None:
             self._reader = records = self._skipping.reader(self._stores(root), key, piece, app.cut, **options)
-            self._skipping.call(app.map, records, number, self._sink, app.cut.kind == "file")
+            self._skipping.call(app.map, records, number, self._sink)
             return
         self._reader = reader = PieceReader(self._stores(root), key, piece, app.cut, **options)
         if self._source is not None:
@@ -189,11 +190,10 @@ class _MapAttempt:
         self._beat()
 
     def _beat(self) -> None:
-        self._report(self._phase)
-
-    def _report(self, phase: str) -> None:
         with self._progress_lock:  # the pulse must not take back what came a moment later
-            self._progress(Progress(phase, self._bytes_done, self._bytes_total, self._sink.records_in))
+            collected = 0 if self._skipping is None else self._skipping.collected
+            self._most_records = max(self._most_records, self._sink.records_in + collected)
+            self._progress(Progress(self._phase, self._bytes_done, self._bytes_total, self._most_records))
 
     def _apart(self, work: Callable[[], object]) -> None:
         """Does work that comes while pairs are emitted, and that no record is to blame for."""
@@ -228,7 +228,7 @@ class _MapAttempt:
         from mrfast.core import object_header, object_tail
 
         task = self._task
-        self._report("write")
+        self._progress(Progress("write", self._bytes_done, self._bytes_total, self._sink.records_in))
         drained = self._final.drain()
         segments: Segments = drained
         if self._spilled:

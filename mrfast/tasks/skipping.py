@@ -1,13 +1,13 @@
 """Passing over the records that the application's map cannot take: all of such a record, and nothing of the others.
 
 A record's pairs are collected and tried on a sink of their own before they count. Where that cannot be (the pairs of a
-whole object may be more than fits in memory; a value may not go with one that is there), the attempt begins anew
+large object may be more than fits in memory; a value may not go with one that is there), the attempt begins anew
 without the record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,8 @@ ADDRESS_BYTES_MAX = 384 << 10
 WHY_CHARS_MAX = 500
 REST_OF_REPORT_BYTES = 64 << 10
 
+# Of a larger record, such as a whole object, the pairs are not held in memory.
+COLLECTED_BYTES_MAX = 2 << 20
 # A trial sink is thrown away before it is slow to search, and rarely enough that making one costs nothing.
 TRIAL_PAIRS = 1 << 14
 TRIAL_MEMORY_BYTES = 4 << 20
@@ -115,6 +117,7 @@ class Skipping:
         killed = Failure(task.attempt, "app", KILLED)
         self._known: dict[tuple[str, int], Failure] = dict.fromkeys(task.skip, killed)
         self._given: tuple[int, int] | None = None
+        self._collecting: Sequence[Any] = ()
         self._address_bytes = 0
         self._trial: core.MapSink | None = None
         self._first: tuple[Any, Any] | None = None  # a good pair: what later keys must go with
@@ -138,7 +141,7 @@ class Skipping:
         reader = RecordReader(*args, on_malformed=malformed, **options)
         return reader
 
-    def call(self, function: Any, reader: RecordReader, number: int, sink: core.MapSink, whole: bool) -> None:
+    def call(self, function: Any, reader: RecordReader, number: int, sink: core.MapSink) -> None:
         """Emits the pairs that `function` gives for the records of the task's piece `number`, but those of bad ones."""
         piece = reader.piece
         for offset, data, contents in reader.located():
@@ -148,15 +151,16 @@ class Skipping:
                 continue
             self._enter(number, offset)
             pairs: Any = None
+            large = len(data) > COLLECTED_BYTES_MAX
             try:
                 result = function(piece.path, contents)
-                if whole:
+                if large:
                     sink.emit_all(result)
                 else:
-                    pairs = _collected(result)
+                    pairs = self._collected(result)
                     self._try(pairs)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever map raises is the record's fault)
-                if whole:
+                if large:
                     self._begin_anew(piece, offset, error)
                 self._trial = None
                 self.leave()
@@ -165,6 +169,11 @@ class Skipping:
                 if pairs:
                     self._emit(sink, pairs, piece, offset)
         self.leave()
+
+    @property
+    def collected(self) -> int:
+        """How many pairs of one record are collected; grows while map yields them."""
+        return len(self._collecting)
 
     def leave(self) -> None:
         """Takes the blame from the record that was given last; for what comes between two."""
@@ -195,6 +204,15 @@ class Skipping:
         self._given = (number, offset)
         self._at(number, offset)
 
+    def _collected(self, result: Any) -> Any:
+        """What map returned, run to its end; what is no collection of pairs is left for the sink to refuse."""
+        if result is None or isinstance(result, (list, tuple, dict)) or not hasattr(type(result), "__iter__"):
+            return result
+        pairs: list[Any] = []
+        self._collecting = pairs
+        pairs.extend(result)
+        return pairs
+
     def _try(self, pairs: Any) -> None:
         """Raises what the sink would raise for the pairs."""
         trial = self._trial
@@ -214,6 +232,7 @@ class Skipping:
             self._trial.drain()
 
     def _emit(self, sink: core.MapSink, pairs: Any, piece: Piece, offset: int) -> None:
+        self._collecting = ()  # from here on the sink counts them
         try:
             sink.emit_all(pairs)
         except (BadRecord, BoundPassed) as error:  # it does not go with what was emitted before
@@ -244,10 +263,3 @@ class Skipping:
         last = fault if isinstance(fault, Failure) else self._failure(piece, offset, fault)
         last = replace(last, message=said + last.message, input=piece.path, offset=offset, fatal=True)
         raise TooMany(last) from None
-
-
-def _collected(result: Any) -> Any:
-    """What map returned, run to its end; what is no collection of pairs is left for the sink to refuse."""
-    if result is None or isinstance(result, (list, tuple, dict)) or not hasattr(type(result), "__iter__"):
-        return result
-    return list(result)
