@@ -45,6 +45,8 @@ def values_of(hint: object) -> st.SearchStrategy[object]:
         hints = typing.get_type_hints(hint)
         return st.builds(hint, **{field.name: values_of(hints[field.name]) for field in dataclasses.fields(hint)})  # type: ignore[arg-type]
     args = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and args[-1] is not Ellipsis:
+        return st.tuples(*(values_of(arg) for arg in args))
     if typing.get_origin(hint) is tuple:
         return st.lists(values_of(args[0]), max_size=3).map(tuple)
     if typing.get_origin(hint) is dict:
