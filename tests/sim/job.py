@@ -107,6 +107,7 @@ class SimJob:
         self.task_faults = TaskFaults()
         self.store_faults = StoreFaults()
         self.coordinator: Coordinator | None = None
+        self.coordinators: list[Coordinator] = []
         self.workers: list[Worker] = []
         self.numbers = 0
         self.app_failures = 0
@@ -222,7 +223,8 @@ class SimJob:
     def power_cut(self) -> None:
         if self.coordinator is not None and not self.coordinator.dead:
             self.world.tell("the coordinator's machine loses its power")
-            self.kill_coordinator(self.coordinator)
+            for coordinator in self.coordinators:  # all are on that machine
+                self.kill_coordinator(coordinator)
             self.disk.power_cut(self.world)
 
     def freeze_coordinator(self) -> None:
@@ -278,6 +280,7 @@ class SimJob:
         )
         self.disk.store = store
         self.coordinator = Coordinator(self.world, self, driver, [store, output])
+        self.coordinators.append(self.coordinator)
 
     def start_worker(self, delay: float) -> None:
         def start() -> None:
