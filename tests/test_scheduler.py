@@ -55,13 +55,13 @@ def test_a_job_without_faults():
     assert s.state == "COMMITTED"
 
 
-def test_reduces_wait_for_every_map():
+def test_a_single_worker_with_one_slot_starts_reduces_after_every_map():
     s = job(maps=2)
     first, second = take(s), take(s)
     s.map_done(first, "d", 0.0)
-    assert s.assign("w2", 0.0) is None
+    assert s.assign("w1", 0.0) is None
     s.map_done(second, "d", 0.0)
-    assert take(s, "w2") == "r-00000.e1.1"
+    assert take(s) == "r-00000.e1.1"
 
 
 def test_no_maps_at_all_leaves_the_reduces():
@@ -107,7 +107,7 @@ def test_a_renewed_lease_has_no_end():
     s = job()
     name = take(s)
     for second in range(2, 1000, 2):
-        assert s.renew(name, "w1", NO_PROGRESS, float(second)) == "ok"
+        assert s.renew(name, "w1", Progress(records=second), float(second)) == "ok"
         assert s.tick(second + 1.9) == 0
     s.validate()
     assert s.tick(1008.0) == 1
@@ -415,21 +415,42 @@ def test_many_shunned_tasks_are_still_handed_out():
 # Lost outputs
 
 
-def test_a_lost_output_runs_again_and_running_reduces_are_cancelled():
+def test_a_lost_output_runs_again_and_running_reduces_go_on():
     s = job(maps=2, reduces=2)
     names = run_maps(s)
     reduce = take(s, "w2")
+    table = s.table_digest()
     assert s.output_lost(0, names[0], 1.0) == "accepted"
     s.validate()
     assert s.phase == "map"
-    assert s.renew(reduce, "w2", NO_PROGRESS, 1.0) == "cancel"
-    assert s.reduce_done(reduce, "p", s.table_digest(), 1.0) == "superseded"
+    assert s.renew(reduce, "w2", NO_PROGRESS, 1.0) == "ok"
     assert s.output_lost(0, names[0], 1.0) == "superseded"
     again = take(s)
     assert again == "m-000000.e1.2"
     assert s.assign("w2", 1.0) is None
     s.map_done(again, "digest of m-000000", 2.0)
-    assert take(s, "w2") == "r-00000.e1.2"
+    assert s.table_digest() == table
+    assert s.renew(reduce, "w2", NO_PROGRESS, 2.0) == "ok"
+    assert s.reduce_done(reduce, "p", table, 2.0) == "accepted"
+    assert take(s, "w2") == "r-00001.e1.1"
+
+
+@pytest.mark.parametrize("fed", [False, True])
+def test_other_bytes_of_a_map_cancel_the_reduces_that_had_all(fed: bool):
+    s = job(maps=2)
+    names = run_maps(s)
+    reduce = take(s, "w2")
+    table = s.table_digest()
+    assert s.fed(reduce, fed, 0.0)
+    s.output_lost(0, names[0], 1.0)
+    assert s.fed(reduce, fed, 1.0)
+    s.map_done(take(s), "other", 2.0)
+    s.validate()
+    assert s.fed(reduce, True, 2.0) is not fed
+    assert s.renew(reduce, "w2", NO_PROGRESS, 2.0) == ("cancel" if fed else "ok")
+    assert s.reduce_done(reduce, "p", table, 3.0) == "superseded"
+    s.validate()
+    assert take(s) == "r-00000.e1.2"
 
 
 def test_an_accepted_reduce_stays_if_the_map_gives_the_same_bytes():
@@ -467,24 +488,52 @@ def test_a_reduce_of_another_table_is_refused_for_good_and_runs_again():
     assert take(s) == "r-00000.e1.2"
 
 
-def test_an_expired_reduce_cannot_come_back_after_its_input_was_lost():
+def test_an_expired_reduce_comes_back_after_its_input_was_lost():
     s = job(maps=1)
     (name,) = run_maps(s)
     reduce = take(s, "w2")
     s.tick(10.0)
     s.output_lost(0, name, 11.0)
-    assert s.renew(reduce, "w2", NO_PROGRESS, 12.0) == "cancel"
+    assert s.renew(reduce, "w2", NO_PROGRESS, 12.0) == "ok"
     s.validate()
+    assert take(s) == "m-000000.e1.2"
 
 
-def test_no_part_is_accepted_while_a_map_runs_again():
+def test_a_part_of_the_last_accepted_outputs_is_accepted_while_a_map_runs_again():
     s = job(maps=2)
     names = run_maps(s)
     reduce = take(s, "w2")
-    s.tick(10.0)
-    s.output_lost(0, names[0], 11.0)
-    assert s.reduce_done(reduce, "p", s.table_digest(), 12.0) == "superseded"
+    table = s.table_digest()
+    s.output_lost(0, names[0], 1.0)
+    assert s.reduce_done(reduce, "p", table, 2.0) == "accepted"
     s.validate()
+    assert s.phase == "commit"
+    s.committed(3.0)
+    s.validate()
+
+
+def test_a_part_that_was_accepted_while_a_map_ran_again_is_rolled_back_if_that_gives_other_bytes():
+    s = job(maps=2, reduces=2)
+    names = run_maps(s)
+    reduce = take(s, "w2")
+    table = s.table_digest()
+    s.output_lost(0, names[0], 1.0)
+    again = take(s)
+    assert s.reduce_done(reduce, "p", table, 2.0) == "accepted"
+    s.map_done(again, "other", 3.0)
+    s.validate()
+    assert (s.reduces_done, s.task_state("reduce", 0)) == (0, "IDLE")
+
+
+def test_no_part_is_accepted_before_every_map_was():
+    s = job(maps=2)
+    first, second = take(s), take(s, "w2")
+    s.map_done(first, "d", 0.0)
+    reduce = take(s, "w1")
+    assert s.reduce_done(reduce, "p", s.table_digest(), 1.0) == "superseded"
+    s.map_done(second, "d", 1.0)
+    s.validate()
+    assert take(s) == "r-00000.e1.2"
 
 
 def test_a_late_reduce_is_accepted_while_its_table_is_the_jobs():
