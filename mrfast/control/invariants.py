@@ -70,8 +70,8 @@ def _check_leases(s: Scheduler) -> None:
     live = sum(lease.live for record in s._tasks.values() for lease in (record.open or {}).values())
     _claim(live == len(held), f"{live} attempts think they run, {len(held)} leases are held")
     first = min((lease.deadline for lease in held), default=None)
-    next = s._leases.next_deadline()
-    _claim(next == first, f"the next deadline is {next}, should be {first}")
+    found = s._leases.next_deadline()
+    _claim(found == first, f"the first lease is said to end at {found}, it ends at {first}")
 
 
 def _check_table(s: Scheduler) -> None:
