@@ -184,7 +184,7 @@ class Desk:
 
     def _askoutputs(self, line: object, call: messages.AskOutputs, now: float, reply: Reply) -> None:
         def answer(now: float, late: bool) -> Any:
-            page = self.driver.outputs(call.attempt, call.since, messages.SEGMENTS_PER_PAGE, now)
+            page = self.driver.outputs(call.attempt, call.since, messages.SEGMENTS_PER_PAGE, now, call.worker)
             if page is None:
                 return messages.OutputsPage((), call.since, word="cancel")
             segments, end, complete = page

@@ -119,7 +119,9 @@ class JobDriver(JobWork):
         self._follow(now)
         return word
 
-    def outputs(self, attempt: str, since: int, limit: int, now: float) -> tuple[list[Segment], int, bool] | None:
+    def outputs(
+        self, attempt: str, since: int, limit: int, now: float, worker: str = ""
+    ) -> tuple[list[Segment], int, bool] | None:
         """A reduce's segments from entry `since` of the log on, where to go on, and whether that was every map's.
 
         None: the reduce must give up.
@@ -131,7 +133,7 @@ class JobDriver(JobWork):
             return None
         segments, end = self._outputs.page(partition, since, limit)
         complete = self._outputs.is_all(end, len(self._splits))
-        return (segments, end, complete) if self.scheduler.fed(attempt, complete, now) else None
+        return (segments, end, complete) if self.scheduler.fed(attempt, complete, now, worker) else None
 
     def pieces(self, attempt: str, since: int, limit: int) -> tuple[list[Piece], int | None]:
         """The pieces of a map attempt's task from `since` on, and where the next page begins; None: that was all."""

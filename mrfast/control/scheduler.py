@@ -111,11 +111,13 @@ class Scheduler(TaskTable):
             self._lease(self._tasks[lease.task], lease, "back", now)
         return "ok"
 
-    def fed(self, attempt: str, complete: bool, now: float) -> bool:
+    def fed(self, attempt: str, complete: bool, now: float, worker: str = "") -> bool:
         """A reduce asked for map outputs, and has now been told of all (`complete`); False: it must give up."""
         found = self._find(attempt)
-        lease = None if found is None else self._open(*found)
-        if lease is None or self.state != RUNNING:
+        if found is None or self.state != RUNNING:
+            return False
+        lease = self._open(*found) or self._adopt(*found, worker, now)
+        if lease is None:
             return False
         if lease.fed != complete:
             lease.fed, lease.moved = complete, now
