@@ -162,7 +162,7 @@ class JobDriver(JobWork):
 
     def release(self, worker: str, attempt: str, now: float) -> str:
         """A worker that drains gives a task back; not counted."""
-        return "job_done" if self.scheduler is None else self.scheduler.released(attempt, now)
+        return "job_done" if self.scheduler is None else self.scheduler.released(attempt, now, worker)
 
     def gone(self, worker: str, now: float) -> None:
         """A worker's connection closed: its leases end soon, unless it is back before."""

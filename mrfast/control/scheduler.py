@@ -171,14 +171,14 @@ class Scheduler(TaskTable):
             self._failed_often(lease.task)
         return "accepted"
 
-    def released(self, attempt: str, now: float) -> str:
+    def released(self, attempt: str, now: float, worker: str = "") -> str:
         """Take back an attempt that its worker gives up without fault (a drain); not counted."""
         found = self._find(attempt)
         if self.state != RUNNING:
             return "job_done"
         if found is None:
             return "stale"
-        lease = self._open(*found)
+        lease = self._open(*found) or self._adopt(*found, worker, now)
         if lease is None:
             return "already" if self._tasks[found[0]].accepted == found[1] else "superseded"
         self._close(lease, "released", now)
