@@ -1,11 +1,9 @@
-"""The scheduler under every order of events: a random machine of some size, and all orders of a tiny job."""
+"""The scheduler under random events in any order; all orders of a tiny job are in test_scheduler_orders."""
 
 from __future__ import annotations
 
 import copy
-import pickle
-from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections import defaultdict
 
 import pytest
 from depth import examples
@@ -13,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mrfast.control.scheduler import IllegalEvent, Scheduler
+from mrfast.control.scheduler import IllegalEvent, Running, Scheduler
 from mrfast.model import Failure, Progress
 
 WORKERS = ("w1", "w2", "w3")
@@ -29,15 +27,24 @@ def index_of(name: str) -> int:
     return int(name[2 : name.index(".")])
 
 
-def finish(s: Scheduler, now: float, digest_of: dict[str, str]) -> int:
-    """Run the job to its end with one healthy worker; the number of attempts that took."""
+def finish(s: Scheduler, now: float, digest_of: dict[str, str]) -> None:
+    """Run the job to its end with one healthy worker, in as many attempts as there are tasks."""
     steps = 0
+    early: list[str] = []
     while s.state == "RUNNING" and s.phase != "commit":
+        if early and s.maps_done == s.maps:
+            name = early.pop()
+            assert s.fed(name, True, now)
+            assert s.reduce_done(name, "part", s.table_digest(), now) == "accepted"
+            continue
         attempt = s.assign("healthy", now)
         if attempt is None:
             deadline = s.next_deadline()
             assert deadline is not None, "nothing to hand out and nothing to wait for"
             now = max(now, deadline)
+            kept = [name for name in early if s.renew(name, "healthy", Progress(), now) == "ok"]
+            steps -= len(early) - len(kept)
+            early = kept
             s.tick(now)
             continue
         steps += 1
@@ -45,30 +52,45 @@ def finish(s: Scheduler, now: float, digest_of: dict[str, str]) -> int:
         if attempt.kind == "map":
             assert s.map_done(attempt.name, digest_of.get(attempt.name, "same"), now) == "accepted"
         else:
-            assert s.reduce_done(attempt.name, "part", s.table_digest(), now) == "accepted"
+            early.append(attempt.name)
         s.validate()
     if s.state == "RUNNING":
         s.committed(now)
     s.validate()
-    return steps
 
 
 class Machine(RuleBasedStateMachine):
     """Events in any order and at any time, against a few facts that are kept beside the scheduler."""
 
-    @initialize(maps=st.integers(0, 4), reduces=st.integers(1, 3), attempts_max=st.integers(1, 4))
+    @initialize(maps=st.integers(0, 5), reduces=st.integers(1, 3), attempts_max=st.integers(1, 4))
     def start(self, maps: int, reduces: int, attempts_max: int) -> None:
-        self.s = Scheduler(maps, reduces, attempts_max=attempts_max)
+        self.s = Scheduler(maps, reduces, attempts_max=attempts_max, epoch=2)
         self.now = 0.0
         self.issued: dict[str, str] = {}  # attempt -> worker
-        self.tables: dict[str, str] = {}  # reduce attempt -> the table it reads
+        self.tables: dict[str, str] = {}  # reduce attempt -> the table that it has read
         self.digests: dict[str, str] = {}
         self.refused: set[str] = set()
         self.renewed: dict[str, float] = {}
+        self.moved: dict[str, tuple[Progress, float]] = {}  # what an attempt told last, and when that was news
+        self.slots: dict[str, int] = {}
+        self.heard_of: dict[str, float] = {}  # workers that are connected -> when they last said something
         self.counted: dict[str, int] = defaultdict(int)
         self.losses: dict[int, int] = defaultdict(int)
         self.failed_now = False
         self.end: str | None = None
+
+    def live_slots(self) -> dict[str, int]:
+        return {worker: self.slots.get(worker, 1) for worker, at in self.heard_of.items() if self.now - at <= 10.0}
+
+    def idle(self, kind: str) -> set[tuple[str, int]]:
+        count = self.s.maps if kind == "map" else self.s.reduces
+        return {(kind, index) for index in range(count) if self.s.task_state(kind, index) == "IDLE"}
+
+    def is_kept_from(self, worker: str, index: int) -> bool:
+        """Whether a map failed on this worker a moment ago, and others are there to take it."""
+        record = self.s._tasks.get(index)
+        shunned = record is not None and record.shun == worker and self.now - record.shun_at < 30.0
+        return shunned and len(self.live_slots().keys() | {worker}) > 1
 
     def pick(self, choice: int) -> str:
         names = list(self.issued)
@@ -86,33 +108,92 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(WORKERS))
     def assign(self, worker: str) -> None:
-        idle = [
-            (kind, i)
-            for kind, count in (("map", self.s.maps), ("reduce", self.s.reduces))
-            for i in range(count)
-            if self.s.task_state(kind, i) == "IDLE" and (kind == "map" or self.s.phase == "reduce")
-        ]
+        maps, reduces = self.idle("map"), self.idle("reduce")
+        before = {running.name: running for running in self.s.running()}
+        self.heard_of[worker] = self.now
         attempt = self.s.assign(worker, self.now)
         if self.s.state != "RUNNING":
             assert attempt is None
             return
-        assert (attempt is not None) == bool(idle), "a task is kept from an idle worker, or made up"
-        if attempt is not None:
-            assert (attempt.kind, attempt.index) in idle
-            assert attempt.name not in self.issued, "a name is used twice"
-            self.issued[attempt.name] = worker
-            self.renewed[attempt.name] = self.now
-            if attempt.kind == "reduce":
-                self.tables[attempt.name] = self.s.table_digest()
+        if attempt is None:
+            kept = self.s.crew.rests(worker, self.now)
+            assert kept or all(self.is_kept_from(worker, index) for _, index in maps), "a map is kept from a worker"
+            late = self.s.maps_done == self.s.maps and reduces
+            others = len(self.live_slots()) > 1
+            assert kept or not late or others, "a reduce is kept from the only worker"
+            return
+        assert attempt.name not in self.issued, "a name is used twice"
+        task = attempt.kind, attempt.index
+        if task not in maps | reduces:
+            self.check_backup(worker, [each for each in before.values() if (each.kind, each.index) == task])
+        elif attempt.kind == "reduce" and self.s.maps_done < self.s.maps:
+            held = sum(each.kind == "reduce" for each in before.values())
+            assert not maps and 2 * self.s.maps_done >= self.s.maps, "a reduce started too early"
+            assert held < sum(self.live_slots().values()) - 1, "no slot is left for a map"
+        self.issued[attempt.name] = worker
+        self.renewed[attempt.name] = self.now
+        self.moved[attempt.name] = Progress(), self.now
+
+    def check_backup(self, worker: str, first: list[Running]) -> None:
+        done, tasks = self.s.reduces_done, self.s.reduces
+        if self.s.maps_done < self.s.maps:
+            done, tasks = self.s.maps_done, self.s.maps
+        assert done >= 3 and done >= 0.75 * tasks, "a backup before the end of its phase"
+        assert [each.worker != worker and self.now - each.since >= 10.0 for each in first] == [True]
 
     @precondition(lambda self: self.issued)
     @rule(choice=numbers)
     def renew(self, choice: int) -> None:
         name = self.pick(choice)
-        word = self.s.renew(name, self.issued[name], Progress(records=choice), self.now)
+        progress = Progress(records=choice)
+        self.heard_of[self.issued[name]] = self.now
+        word = self.s.renew(name, self.issued[name], progress, self.now)
         self.heard(name, word)
         if word == "ok" and self.s.state == "RUNNING":
             self.renewed[name] = self.now
+            if self.moved[name][0] != progress:
+                self.moved[name] = progress, self.now
+
+    @precondition(lambda self: any(name[0] == "r" for name in self.issued))
+    @rule(choice=numbers)
+    def feed(self, choice: int) -> None:
+        """A reduce asks for map outputs; it is told of all when there are all."""
+        reduces = [name for name in self.issued if name[0] == "r"]
+        name = reduces[-1 - choice % len(reduces)]
+        complete = self.s.maps_done == self.s.maps
+        goes_on = self.s.fed(name, complete, self.now, self.issued[name])
+        assert goes_on <= (name not in self.refused and self.s.state == "RUNNING")
+        if goes_on:
+            self.moved[name] = self.moved[name][0], self.now
+            if complete:
+                self.tables[name] = self.s.table_digest()
+        elif self.s.state == "RUNNING" and not self.is_accepted(name):
+            self.refused.add(name)
+
+    @rule(kind=st.sampled_from(["map", "reduce"]), task=numbers, n=st.integers(1, 3), worker=st.sampled_from(WORKERS))
+    def outlive(self, kind: str, task: int, n: int, worker: str) -> None:
+        """An attempt of the epoch before turns up, or of one to come."""
+        count = self.s.maps if kind == "map" else self.s.reduces
+        if count:
+            number = self.s.names.number(kind, task % count)
+            assert number is not None
+            name = self.s.names.attempt(number, (1 << 32) + n)
+            if name not in self.issued:
+                self.issued[name], self.renewed[name] = worker, self.now - 10.0
+                self.moved[name] = Progress(), self.now
+            future = name.replace(".e1.", ".e3.")
+            assert self.s.renew(future, worker, Progress(), self.now) == "cancel"
+            self.heard_of[worker] = self.now
+
+    @rule(worker=st.sampled_from(WORKERS), slots=st.integers(1, 4), choice=numbers)
+    def join(self, worker: str, slots: int, choice: int) -> None:
+        """A worker is back, and some of what it was given never reached it."""
+        mine = [running.name for running in self.s.running() if running.worker == worker]
+        kept = tuple(name for bit, name in enumerate(mine) if choice >> bit & 1)
+        self.s.joined(worker, slots, kept, self.now)
+        self.slots[worker], self.heard_of[worker] = slots, self.now
+        assert {each.name for each in self.s.running() if each.worker == worker} == set(kept)
+        self.refused |= set(mine) - set(kept)
 
     @precondition(lambda self: self.issued)
     @rule(choice=numbers, odd=st.booleans())
@@ -121,11 +202,11 @@ class Machine(RuleBasedStateMachine):
         name = self.pick(choice)
         if kind_of(name) == "map":
             digest = self.digests.setdefault(name, f"odd {name}" if odd else "same")
-            word = self.s.map_done(name, digest, self.now)
+            word = self.s.map_done(name, digest, self.now, self.issued[name])
         else:
-            table = self.tables[name]
-            before = self.s.table_digest() if self.s.phase == "reduce" else None
-            word = self.s.reduce_done(name, self.digests.setdefault(name, "part"), table, self.now)
+            table, before = self.tables.get(name, "none"), self.s.table_digest()
+            digest = self.digests.setdefault(name, "part")
+            word = self.s.reduce_done(name, digest, table, self.now, self.issued[name])
             assert word != "accepted" or table == before
         self.heard(name, word)
 
@@ -147,7 +228,7 @@ class Machine(RuleBasedStateMachine):
     def fail(self, choice: int, counted: bool, fatal: int) -> None:
         name = self.pick(choice)
         failure = Failure(name, "app", "boom", counted=counted, fatal=fatal == 0)
-        word = self.s.failed(name, failure, self.now)
+        word = self.s.failed(name, failure, self.now, self.issued[name])
         self.heard(name, word)
         if word == "accepted":
             self.refused.add(name)
@@ -158,7 +239,7 @@ class Machine(RuleBasedStateMachine):
     @rule(choice=numbers)
     def release(self, choice: int) -> None:
         name = self.pick(choice)
-        word = self.s.released(name, self.now)
+        word = self.s.released(name, self.now, self.issued[name])
         self.heard(name, word)
         if word == "accepted":
             self.refused.add(name)
@@ -178,20 +259,42 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def worker_lost(self, worker: str) -> None:
         self.s.worker_lost(worker, self.now)
+        self.heard_of.pop(worker, None)
         for name, holder in self.issued.items():
             if holder == worker:
                 self.renewed[name] -= 10.0  # no promise any more
 
-    @rule(by=st.floats(0, 12))
-    def tick(self, by: float) -> None:
+    @rule(by=st.floats(0, 12) | st.sampled_from([30.0, 600.0, 1000.0]), all_renew=st.booleans())
+    def tick(self, by: float, all_renew: bool) -> None:
         self.now += by
+        if all_renew:  # they live, and have nothing new to tell
+            for each in list(self.s.running()):
+                self.heard_of[each.worker] = self.now
+                self.heard(each.name, self.s.renew(each.name, each.worker, self.moved[each.name][0], self.now))
+                self.renewed[each.name] = self.now
         before = {running.name for running in self.s.running()}
+        maps = self.idle("map")
         self.s.tick(self.now)
-        gone = before - {running.name for running in self.s.running()}
-        assert not [name for name in gone if self.now < self.renewed[name] + 10.0], "a lease ended too early"
+        for name in before - {running.name for running in self.s.running()}:
+            last = next(line for line in reversed(self.s.story(kind_of(name), index_of(name))) if name in line)
+            self.check_ended(name, last, bool(maps))
         deadline = self.s.next_deadline()
         assert deadline is None or deadline > self.now
         assert deadline is None or deadline <= self.now + 10.0, "a lease without a renewal lasts too long"
+
+    def check_ended(self, name: str, last: str, maps_wait: bool) -> None:
+        """Of an attempt that was ended by time."""
+        if "preempted" in last:
+            assert kind_of(name) == "reduce", "a map was preempted"
+            assert maps_wait or self.idle("map"), "no map waited"
+            self.refused.add(name)
+        elif "stalled" in last:
+            assert self.now - self.moved[name][1] >= 600.0, "what moves does not stall"
+            assert kind_of(name) == "map" or name in self.tables or self.s.maps_done == self.s.maps, "it waited"
+            self.refused.add(name)
+            self.counted[name.partition(".")[0]] += 1
+        elif self.s.state == "RUNNING":
+            assert self.now >= self.renewed[name] + 10.0, "a lease ended too early"
 
     @precondition(lambda self: self.s.phase == "commit" and self.s.state == "RUNNING")
     @rule()
@@ -223,158 +326,3 @@ class Machine(RuleBasedStateMachine):
 
 class TestScheduler(Machine.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(examples(300), stateful_step_count=40)
-
-
-# All orders of a tiny job: few maps (the first gives other bytes in every attempt), reduces and faults, and two workers
-
-ATTEMPTS_MAX = 2
-
-
-class World:
-    """The scheduler, what its attempts know, and how many faults may still come."""
-
-    def __init__(self, maps: int, reduces: int, faults: int) -> None:
-        self.s = Scheduler(maps, reduces, attempts_max=ATTEMPTS_MAX)
-        self.now = 0.0
-        self.faults = faults
-        self.issued: dict[str, tuple[str, str]] = {}  # attempt -> (worker, table)
-        self.refused: frozenset[str] = frozenset()
-
-    def moves(self) -> Iterator[tuple[str, ...]]:
-        """(what happens, to whom); those that are faults say so."""
-        live = {running.name for running in self.s.running()}
-        for worker in WORKERS[: 2 if self.issued else 1]:  # the workers are alike: the first to ask is w1
-            yield "assign", worker
-        for name in self.issued.keys() - self.over():
-            yield "done", name
-            if name not in live:  # else it only moves the deadline
-                yield "renew", name
-            if self.faults:
-                yield "fault:fail", name
-        for index in range(self.s.maps):
-            if self.faults and self.s.accepted_map(index):
-                yield "fault:lose", str(index)
-        if self.faults and len(list(self.s.running())):
-            yield ("fault:expire",)
-        if self.s.phase == "commit" and self.s.state == "RUNNING":
-            yield ("commit",)
-
-    def over(self) -> set[str]:
-        """The attempts about which nothing can be news any more."""
-        if self.s.state != "RUNNING":
-            return set(self.issued)
-        return self.refused | {name for _, name, _ in (*self.s.accepted_maps(), *self.s.accepted_reduces())}
-
-    def repeat(self) -> None:
-        """Whatever is said of those changes nothing."""
-        key = self.key()
-        for name in self.over():
-            for what in ("done", "renew", "fault:fail"):
-                self.report(what, name)
-        assert self.key() == key, "an attempt that was over made a difference"
-
-    def make(self, move: tuple[str, ...]) -> None:
-        what, *about = move
-        self.faults -= what.startswith("fault")
-        if what == "assign":
-            attempt = self.s.assign(about[0], self.now)
-            if attempt is not None:
-                assert attempt.name not in self.issued
-                self.issued[attempt.name] = about[0], self.s.table_digest()
-        elif what == "commit":
-            self.s.committed(self.now)
-        elif what == "fault:lose":
-            name = self.s.accepted_map(int(about[0])) or ""
-            if self.s.output_lost(int(about[0]), name, self.now) == "accepted":
-                self.refused |= {name}
-        elif what == "fault:expire":
-            self.now += 10.0
-            self.s.tick(self.now)
-        else:
-            self.report(what, about[0])
-
-    def report(self, what: str, name: str) -> None:
-        worker, table = self.issued[name]
-        if what == "renew":
-            word = self.s.renew(name, worker, Progress(), self.now)
-        elif what == "fault:fail":
-            word = self.s.failed(name, Failure(name, "app", "boom"), self.now)
-        elif name[0] == "m":
-            word = self.s.map_done(name, name if index_of(name) == 0 else "same", self.now)
-        else:
-            word = self.s.reduce_done(name, "part", table, self.now)
-        assert word not in ("accepted", "ok") or name not in self.refused, f"{name} was refused before"
-        if self.s.state == "RUNNING" and (word in REFUSALS or (what == "fault:fail" and word == "accepted")):
-            self.refused |= {name}
-
-    def key(self) -> object:
-        """All that decides what can still happen; not the time and not the stories."""
-        tasks = []
-        for task, record in sorted(self.s._tasks.items()):
-            attempts = [(n, lease.live, lease.version) for n, lease in (record.open or {}).items()]
-            failures = [n for n, _, _ in record.failures or ()]
-            facts = (record.issued, record.accepted, record.digest, record.table, record.counted, record.losses)
-            tasks.append((task, facts, record.shun, tuple(attempts), tuple(failures)))
-        return self.s.state, self.s.version, tuple(tasks), frozenset(self.issued.items()), self.refused, self.faults
-
-
-def explore(maps: int, reduces: int, faults: int) -> tuple[int, set[str]]:
-    """Every state that can be reached: (how many, the ends); each one validated, each one with a way to an end."""
-    first = World(maps, reduces, faults)
-    seen = {first.key(): 0}
-    ends: dict[int, str] = {}
-    sources: dict[int, set[int]] = defaultdict(set)  # by moves that are not faults
-    queue = deque([pickle.dumps(first)])
-    while queue:
-        image = queue.popleft()
-        world = pickle.loads(image)
-        here = seen[world.key()]
-        if world.s.state != "RUNNING":
-            ends[here] = world.s.state
-        for move in world.moves():
-            after = pickle.loads(image)
-            after.make(move)
-            key = after.key()
-            if key not in seen:
-                after.s.validate()
-                check_end(world, after)
-                seen[key] = len(seen)
-                queue.append(pickle.dumps(after))
-                after.repeat()
-            if not move[0].startswith("fault"):
-                sources[seen[key]].add(here)
-    reached = set(ends)
-    todo = list(ends)
-    while todo:
-        for source in sources[todo.pop()] - reached:
-            reached.add(source)
-            todo.append(source)
-    assert len(reached) == len(seen), "some state has no way to an end"
-    return len(seen), set(ends.values())
-
-
-def check_end(before: World, after: World) -> None:
-    assert before.s.state in ("RUNNING", after.s.state), "the end was not final"
-    if after.s.phase == "commit":
-        for _, name, _ in after.s.accepted_reduces():
-            assert after.issued[name][1] == after.s.table_digest(), "a part was made from other bytes"
-    if after.s.state == "FAILED":
-        assert max(max(record.counted, record.losses) for record in after.s._tasks.values()) >= ATTEMPTS_MAX
-
-
-@pytest.mark.parametrize(
-    ("maps", "reduces", "faults", "least_states", "ends"),
-    [
-        (2, 1, 0, 30, {"COMMITTED"}),
-        (2, 1, 1, 4000, {"COMMITTED"}),
-        (1, 2, 1, 1000, {"COMMITTED"}),
-        (1, 1, 2, 4000, {"COMMITTED", "FAILED"}),
-        pytest.param(1, 2, 2, 50_000, {"COMMITTED", "FAILED"}, marks=pytest.mark.depth),
-        pytest.param(2, 1, 2, 250_000, {"COMMITTED", "FAILED"}, marks=pytest.mark.depth),
-    ],
-)
-@pytest.mark.timeout(1200)
-def test_every_order_ends_well(maps: int, reduces: int, faults: int, least_states: int, ends: set[str]):
-    states, found = explore(maps, reduces, faults)
-    assert found == ends
-    assert states >= least_states
