@@ -160,7 +160,7 @@ class World:
 
     def release(self, worker: str) -> None:
         name, self.held[worker] = self.held[worker], ""
-        self.s.released(name, self.now)
+        self.s.released(name, self.now, worker)
         self.refused.add(name)
         self.said.add((name, worker, "released"))
 
@@ -189,6 +189,8 @@ class World:
     def restart(self, _: str) -> None:
         """The coordinator dies, and a new one reads its journal."""
         self.epoch += 1
+        noted = {name for _, name, *_ in self.journal}
+        self.said = {each for each in self.said if each[0] in noted}  # nobody repeats what was refused
         self.s = Scheduler(self.maps, self.reduces, attempts_max=self.attempts_max, epoch=self.epoch)
         for kind, name, *rest in self.journal:
             if kind == "lost":
@@ -211,7 +213,7 @@ class World:
             elif what == "failed":
                 self.s.failed(name, Failure(name, "app", "boom"), self.now, worker)
             else:
-                self.s.released(name, self.now)
+                self.s.released(name, self.now, worker)
         assert self.key() == key, "a report that came twice made a difference"
 
     def check(self, before: World) -> None:

@@ -62,8 +62,10 @@ def finish(s: Scheduler, now: float, digest_of: dict[str, str]) -> None:
 class Machine(RuleBasedStateMachine):
     """Events in any order and at any time, against a few facts that are kept beside the scheduler."""
 
-    @initialize(maps=st.integers(0, 5), reduces=st.integers(1, 3), attempts_max=st.integers(1, 4))
-    def start(self, maps: int, reduces: int, attempts_max: int) -> None:
+    @initialize(
+        maps=st.integers(0, 5), reduces=st.integers(1, 3), attempts_max=st.integers(1, 6), work=st.integers(0, 9)
+    )
+    def start(self, maps: int, reduces: int, attempts_max: int, work: int) -> None:
         self.s = Scheduler(maps, reduces, attempts_max=attempts_max, epoch=2)
         self.now = 0.0
         self.issued: dict[str, str] = {}  # attempt -> worker
@@ -78,6 +80,10 @@ class Machine(RuleBasedStateMachine):
         self.losses: dict[int, int] = defaultdict(int)
         self.failed_now = False
         self.end: str | None = None
+        for step in range(work):  # so that all phases are looked at equally often
+            self.join(WORKERS[step % 3], 2, -1)
+            self.assign(WORKERS[step % 3])
+            self.work(0)
 
     def live_slots(self) -> dict[str, int]:
         return {worker: self.slots.get(worker, 1) for worker, at in self.heard_of.items() if self.now - at <= 10.0}
@@ -159,7 +165,9 @@ class Machine(RuleBasedStateMachine):
     def feed(self, choice: int) -> None:
         """A reduce asks for map outputs; it is told of all when there are all."""
         reduces = [name for name in self.issued if name[0] == "r"]
-        name = reduces[-1 - choice % len(reduces)]
+        self.ask(reduces[-1 - choice % len(reduces)])
+
+    def ask(self, name: str) -> None:
         complete = self.s.maps_done == self.s.maps
         goes_on = self.s.fed(name, complete, self.now, self.issued[name])
         assert goes_on <= (name not in self.refused and self.s.state == "RUNNING")
@@ -199,7 +207,21 @@ class Machine(RuleBasedStateMachine):
     @rule(choice=numbers, odd=st.booleans())
     def done(self, choice: int, odd: bool) -> None:
         """A result: in time, late, repeated, of a map that is not deterministic, of a table that is no more."""
-        name = self.pick(choice)
+        self.tell_done(self.pick(choice), odd)
+
+    @precondition(lambda self: any(True for _ in self.s.running()))
+    @rule(choice=numbers)
+    def work(self, choice: int) -> None:
+        """One of those that run does what it should."""
+        running = [each.name for each in self.s.running()]
+        if running:
+            name = running[choice % len(running)]
+            if kind_of(name) == "reduce" and name not in self.tables:
+                self.ask(name)
+            else:
+                self.tell_done(name, odd=False)
+
+    def tell_done(self, name: str, odd: bool) -> None:
         if kind_of(name) == "map":
             digest = self.digests.setdefault(name, f"odd {name}" if odd else "same")
             word = self.s.map_done(name, digest, self.now, self.issued[name])
@@ -224,10 +246,10 @@ class Machine(RuleBasedStateMachine):
                 self.s.reduce_done(name, "wrong", self.tables[name], self.now)
 
     @precondition(lambda self: self.issued)
-    @rule(choice=numbers, counted=st.booleans(), fatal=st.integers(0, 9))
+    @rule(choice=numbers, counted=st.booleans(), fatal=st.integers(0, 99))
     def fail(self, choice: int, counted: bool, fatal: int) -> None:
         name = self.pick(choice)
-        failure = Failure(name, "app", "boom", counted=counted, fatal=fatal == 0)
+        failure = Failure(name, "app", "boom", counted=counted, fatal=fatal == 57)
         word = self.s.failed(name, failure, self.now, self.issued[name])
         self.heard(name, word)
         if word == "accepted":
@@ -245,9 +267,11 @@ class Machine(RuleBasedStateMachine):
             self.refused.add(name)
 
     @precondition(lambda self: any(name[0] == "m" for name in self.issued))
-    @rule(choice=numbers)
-    def output_lost(self, choice: int) -> None:
+    @rule(choice=numbers, real=st.booleans())
+    def output_lost(self, choice: int, real: bool) -> None:
         maps = [name for name in self.issued if name[0] == "m"]
+        if real:
+            maps = [name for _, name, _ in self.s.accepted_maps()] or maps
         name = maps[-1 - choice % len(maps)]
         current = self.s.accepted_map(index_of(name)) == name
         word = self.s.output_lost(index_of(name), name, self.now)
