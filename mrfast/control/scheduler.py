@@ -400,13 +400,15 @@ class Scheduler(TaskTable):
             if other is not lease:
                 self._tell(record, "superseded", other, now)
         record.open = None
+        # earlier failures have struck when the task was accepted before
+        failed_on = {who for n, who, failure in record.failures or () if failure.counted and n > record.floor}
+        self.crew.passed(lease.task, failed_on - {lease.worker}, now)
         record.accepted, record.digest, record.shun = lease.n, digest, ""
         record.floor = max(lease.n, self.names.serial(record.issued))
         self._tell(record, "accepted", lease, now)
         kind, _ = self.names.kind_index(lease.task)
-        self._durations[kind].add(now - lease.since)
-        failed_on = {worker for _, worker, failure in record.failures or () if failure.counted}
-        self.crew.passed(lease.task, failed_on - {lease.worker}, now)
+        if lease.n > self.names.serial(0):  # when one of an earlier epoch began is not known
+            self._durations[kind].add(now - lease.since)
         if kind == "map":
             self.maps_done += 1
 
