@@ -20,7 +20,7 @@ from journals import MemoryJournals
 from test_job_driver import APP, make_spec
 
 from mrfast.control import coordinator as module
-from mrfast.control import job, messages, outputs, server
+from mrfast.control import job_work, messages, outputs, server
 from mrfast.control.coordinator import Coordinator, check_listen, reached_at
 from mrfast.control.job import JobDriver
 from mrfast.control.rpc import Connection, parse_address
@@ -323,18 +323,20 @@ def test_every_worker_hears_why_the_job_failed(method: str) -> None:
     assert str(it.ended) == reply["error"]
 
 
-def test_a_reduce_that_waits_for_outputs_hears_that_there_will_be_none() -> None:
+def test_a_reduce_that_waits_for_outputs_is_told_to_give_up() -> None:
     with serving() as it:
-        bad, waits = Peer(it.address, "bad"), Peer(it.address, "waits")
-        task = bad.poll().maps[0]
+        worker, waits = Peer(it.address, "worker"), Peer(it.address, "waits")
+        first, last = worker.poll(2).maps
+        index = SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str")
+        worker.report(MapReport(first.attempt, 1, "0" * 16, index.pack(), 1, 1, 1))
+        reduce = waits.poll().reduces[0]
         got: list[Any] = []
-        waits.connection.call("outputs", messages.AskOutputs("waits", "r-00000.e1.1", 0, 20.0), got.append)
+        waits.connection.call("outputs", messages.AskOutputs("waits", reduce.attempt, 1, 20.0), got.append)
         status = waits.call("status", messages.Status())  # by now the coordinator has that call
         assert (status["state"], got) == ("RUNNING", [])
-        bad.report(Failure(task.attempt, "app", "no", fatal=True))
+        worker.report(Failure(last.attempt, "app", "no", fatal=True))
         assert waits.poll().job == "failed"
-        assert isinstance(got[0], MrfastError)
-        assert "no more outputs" in str(got[0])
+        assert got[0]["word"] == "cancel"
 
 
 def test_a_waiting_poll_is_answered_when_there_is_work() -> None:
@@ -410,7 +412,7 @@ def test_an_index_too_long_for_a_frame_is_read_from_the_object(tail: int, monkey
             peer.report(MapReport(task.attempt, len(data), "0" * 16, index, 1, 1, 1))
         reduce = peer.poll(7).reduces[6]
         page = decode(messages.OutputsPage, peer.call("outputs", messages.AskOutputs("w", reduce.attempt, 0, 20.0)))
-        assert page.next is None
+        assert page.complete
         assert [(one.map_index, one.offset, one.length, one.xxh3) for one in page.segments] == [
             (0, 6, 1, 9),
             (1, 6, 1, 9),
@@ -423,8 +425,8 @@ def test_an_object_that_ends_early_fails_its_attempt() -> None:
         peer = Peer(it.address)
         task = peer.poll().maps[0]
         it.driver._store.put(inter_key(task.job, task.attempt), b"short")
-        peer.report(MapReport(task.attempt, 1000, "0" * 16, b"", 1, 1, 1))
-        assert "shorter than its report says" in peer.poll(free=0).error
+        word = peer.report(MapReport(task.attempt, 1000, "0" * 16, b"", 1, 1, 1))
+        assert "shorter than its report says" in word.error
     assert isinstance(it.ended, JobFailed)
 
 
@@ -432,7 +434,7 @@ def test_a_fault_of_mrfasts_own_ends_the_job(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(job.splits, "plan", broken)
+    monkeypatch.setattr(job_work.splits, "plan", broken)
     with serving() as it:
         assert Peer(it.address).poll().job == "failed"
     assert "plan: ZeroDivisionError: a fault" in str(it.ended)

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import xxhash
 from journals import MemoryJournals
 
 from mrfast.control import commit, messages
 from mrfast.control.effects import Effect
 from mrfast.control.job import JobDriver
-from mrfast.errors import AppRefused, JobFailed, MrfastError, NameInUse, OutputExists, StoreError
+from mrfast.errors import AppRefused, JobFailed, JobTaken, MrfastError, NameInUse, OutputExists, StoreError
 from mrfast.index import TRAILER_MAGIC, SegmentIndex, TableDigest
 from mrfast.model import (
     FRAME_BYTES_MAX,
@@ -178,20 +179,54 @@ def test_a_fatal_failure_is_not_tried_again() -> None:
     assert run.driver.state == "FAILED"
 
 
-def test_a_lost_map_output_is_made_again_and_the_reduce_uses_the_new_one() -> None:
+def lose(run: Run, attempt: str) -> None:
+    """A map output is gone, and the coordinator has seen so for itself."""
+    run.store.delete(inter_key(run.spec.job, attempt))
+    reduce = next(each.name for each in run.driver.scheduler.running() if each.kind == "reduce")  # type: ignore[union-attr]
+    assert run.driver.bad_input("w", reduce, int(attempt[2:8]), attempt, "missing", run.now) == "accepted"
+    run.effects()
+
+
+def test_a_lost_map_output_is_made_again_and_the_reduce_goes_on() -> None:
     run = Run(make_spec()).start()
     for task in list(run.driver.poll("w", 2, 0.0)):
         assert isinstance(task, MapTask)
         run.driver.report("w", run.map_report(task), 0.0)
     reduce = run.driver.poll("w", 1, 0.0)[0]
-    corrupt = Failure(reduce.attempt, "corrupt", "flipped", input="m-000001.e1.1", counted=False, map_index=1)
-    assert run.driver.report("w", corrupt, 0.0) == "accepted"
+    assert isinstance(reduce, ReduceTask)
+    page = run.driver.outputs(reduce.attempt, 0, 10, 0.0)
+    assert page is not None and (page[1], page[2]) == (2, True)
+    lose(run, "m-000001.e1.1")
+    assert run.driver.outputs(reduce.attempt, 2, 10, 0.0) == ([], 2, False)
     again = run.driver.poll("w", 1, 0.0)[0]
     assert isinstance(again, MapTask)
     assert (again.index, again.attempt) == (1, "m-000001.e1.2")
-    assert run.driver.outputs(reduce.attempt, 0, 10)[1] == 1  # the second map's segments are not there now
     run.driver.report("w", run.map_report(again), 0.0)
+    page = run.driver.outputs(reduce.attempt, 2, 10, 0.0)
+    assert page is not None
+    assert ([(one.map_index, one.attempt) for one in page[0]], page[2]) == ([(1, "m-000001.e1.2")], True)
+    assert run.driver.report("w", run.reduce_report(reduce), 0.0) == "accepted"
     assert run.finish().driver.state == "COMMITTED"
+
+
+def test_an_output_that_is_there_is_announced_again_to_who_could_not_read_it() -> None:
+    run = Run(make_spec()).start()
+    data = b"the segment"
+    index = SegmentIndex([len(data), 0], [1, 0], [xxhash.xxh3_64_intdigest(data), 0], key_kind="str")
+    for task in taken(run, 2):
+        run.store.put(inter_key(task.job, task.attempt), data)
+        run.driver.report("w", MapReport(task.attempt, 1, "0" * 16, index.pack(), 1, 1, 1), 0.0)
+    reduce = taken(run)[0]
+    assert run.driver.bad_input("w", reduce.attempt, 0, "m-000000.e1.1", "flipped on the way", 0.0) == "accepted"
+    assert run.driver.bad_input("w2", reduce.attempt, 0, "m-000000.e1.1", "the same", 0.0) == "superseded"
+    run.effects()
+    page = run.driver.outputs(reduce.attempt, 2, 10, 0.0)
+    assert page is not None
+    assert [(one.map_index, one.attempt) for one in page[0]] == [(0, "m-000000.e1.1")]
+    run.store.put(inter_key(run.spec.job, "m-000000.e1.1"), b"the segmenT")
+    run.driver.bad_input("w", reduce.attempt, 0, "m-000000.e1.1", "flipped in the store", 0.0)
+    run.effects()
+    assert run.driver.status(0.0)["maps_done"] == 1
 
 
 def test_a_lost_worker_costs_its_tasks_and_a_late_report_still_counts() -> None:
@@ -222,7 +257,7 @@ def test_an_index_too_long_for_a_report_is_read_from_the_object() -> None:
 def test_an_unreadable_index_fails_the_attempt_and_a_strange_one_nothing() -> None:
     run = Run(make_spec()).start()
     assert run.driver.report("w", MapReport("m-000077.e1.1", 9, "0" * 16, b"", 0, 0, 0), 0.0) == "stale"
-    assert run.driver.report("w", MapReport("m-000001.e1.5", 9, "0" * 16, b"", 0, 0, 0), 0.0) == "accepted"
+    assert run.driver.report("w", MapReport("m-000001.e1.5", 9, "0" * 16, b"", 0, 0, 0), 0.0) == "stale"
     task = run.driver.poll("w", 1, 0.0)[0]
     run.driver.report("w", MapReport(task.attempt, 9, "0" * 16, b"", 0, 0, 0), 0.0)
     run.effects()
@@ -247,12 +282,12 @@ def other_bytes(report: MapReport) -> MapReport:
     return replace(report, index=SegmentIndex([2, 0], [2, 0], [8, 0], key_kind="str").pack())
 
 
-def test_reports_before_the_plan_are_stale() -> None:
+def test_what_is_said_before_the_plan_waits_for_it() -> None:
     run = Run(make_spec())
-    assert run.driver.report("w", Failure("m-000000.e1.1", "app", "no"), 0.0) == "stale"
+    assert run.driver.report("w", Failure("m-000000.e1.1", "app", "no"), 0.0) is None
     assert run.driver.bad_input("w", "r-00000.e1.1", 0, "m-000000.e1.1", "no", 0.0) == "job_done"
     assert run.driver.release("w", "m-000000.e1.1", 0.0) == "job_done"
-    assert run.driver.renew("w", {"m-000000.e1.1": Progress()}, 0.0) == {"m-000000.e1.1": "cancel"}
+    assert run.driver.renew("w", {"m-000000.e1.1": Progress()}, 0.0) == {"m-000000.e1.1": "ok"}
     assert run.driver.next_deadline() is None
     assert run.driver.status(0.0)["state"] == "WAITING"
 
@@ -294,11 +329,11 @@ def test_a_silent_worker_never_fails_a_job_and_a_renewing_one_keeps_its_task() -
 def test_a_closed_connections_task_is_handed_out_again_and_one_that_is_back_keeps_it() -> None:
     run = Run(make_spec()).start()
     gone, back = taken(run, worker="gone"), taken(run, worker="back")
-    run.driver.hello("gone", 1, APP, 0.0)
-    run.driver.hello("back", 1, APP, 0.0)
+    run.driver.hello("gone", 1, APP, 0.0, (gone[0].attempt,))
+    run.driver.hello("back", 1, APP, 0.0, (back[0].attempt,))
     for worker in ("gone", "back"):
         run.driver.gone(worker, 1.0)
-    run.driver.hello("back", 1, APP, 2.0)
+    run.driver.hello("back", 1, APP, 2.0, (back[0].attempt,))
     assert run.driver.renew("back", {back[0].attempt: Progress()}, 2.0) == {back[0].attempt: "ok"}
     run.now = run.driver.next_deadline() or 0.0
     assert run.now < 5.0
@@ -334,38 +369,56 @@ def test_a_part_is_rolled_back_only_if_its_map_gives_other_bytes(same: bool) -> 
     run = mapped(Run(make_spec()).start())
     early, stuck = taken(run, 2)
     assert run.driver.report("w", run.reduce_report(early), 0.0) == "accepted"
-    assert run.driver.bad_input("w", stuck.attempt, 0, "m-000000.e1.1", "missing", 0.0) == "accepted"
+    lose(run, "m-000000.e1.1")
     assert run.driver.bad_input("w", stuck.attempt, 0, "m-000000.e1.1", "missing", 0.0) == "superseded"
-    assert run.driver.renew("w", {stuck.attempt: Progress()}, 0.0) == {stuck.attempt: "cancel"}
+    assert run.driver.renew("w", {stuck.attempt: Progress()}, 0.0) == {stuck.attempt: "ok"}
     again = taken(run)[0]
     report = run.map_report(again)
     run.driver.report("w", report if same else other_bytes(report), 0.0)
     assert run.driver.status(0.0)["reduces_done"] == int(same)
+    assert run.driver.report("w", run.reduce_report(stuck), 0.0) == "accepted"
     run.finish()
     assert run.driver.result is not None
     attempts = [part["attempt"] for part in run.driver.result["parts"]]
-    assert attempts == ["r-00000.e1.1" if same else "r-00000.e1.2", "r-00001.e1.2"]
+    assert attempts == ["r-00000.e1.1" if same else "r-00000.e1.2", "r-00001.e1.1"]
     assert run.driver.result["totals"]["records_emitted"] == 6  # the lost output is not counted twice
     assert base.read(run.output, "mr-out-0") == b"part 0"
 
 
-def test_a_part_of_an_old_table_is_refused() -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_a_part_of_an_old_table_counts_unless_the_map_gives_other_bytes(same: bool) -> None:
     run = mapped(Run(make_spec()).start())
     first, second = taken(run, 2)
     old = run.reduce_report(first)
-    run.driver.bad_input("w", second.attempt, 1, "m-000001.e1.1", "missing", 0.0)
-    assert run.driver.report("w", old, 0.0) == "superseded"
-    run.driver.report("w", other_bytes(run.map_report(taken(run)[0])), 0.0)
-    assert run.driver.report("w", old, 0.0) == "superseded"
+    run.reduce_report(second)
+    lose(run, "m-000001.e1.1")
+    report = run.map_report(taken(run)[0])
+    run.driver.report("w", report if same else other_bytes(report), 0.0)
+    # Whoever has been told of every map computes with the old bytes.
+    assert run.driver.renew("w", {first.attempt: Progress()}, 0.0) == {first.attempt: "ok" if same else "cancel"}
+    assert run.driver.report("w", old, 0.0) == ("accepted" if same else "superseded")
+    run.now = 100.0
+    run.driver.tick(run.now)
     assert run.finish().driver.state == "COMMITTED"
+
+
+def test_a_job_whose_parts_are_all_there_needs_no_lost_map_again() -> None:
+    run = mapped(Run(make_spec()).start())
+    first, second = taken(run, 2)
+    reports = run.reduce_report(first), run.reduce_report(second)
+    lose(run, "m-000001.e1.1")
+    for report in reports:
+        assert run.driver.report("w", report, 0.0) == "accepted"
+    run.effects()
+    assert run.driver.state == "COMMITTED"
 
 
 def test_a_map_output_that_is_lost_again_and_again_fails_the_job() -> None:
     run = mapped(Run(make_spec(attempts_max=2)).start())
+    taken(run)
     for n in (1, 2):
         assert run.driver.state == "RUNNING"
-        reduce = taken(run)[0]
-        run.driver.bad_input("w", reduce.attempt, 1, f"m-000001.e1.{n}", "missing", 0.0)
+        lose(run, f"m-000001.e1.{n}")
         for task in taken(run):
             run.driver.report("w", run.map_report(task), 0.0)
     run.effects()
@@ -373,7 +426,7 @@ def test_a_map_output_that_is_lost_again_and_again_fails_the_job() -> None:
     assert "m-000001 lost its accepted output 2 times" in str(run.driver.error)
 
 
-@pytest.mark.parametrize("name", ["m-000000.e2.1", "m-000000.e1.9", "m-000007.e1.1", "r-00000.e1.1", "x", ""])
+@pytest.mark.parametrize("name", ["m-000000.e2.1", "m-000000.e1.9", "m-000007.e1.1", "x", ""])
 def test_reports_of_attempts_that_were_never_handed_out_change_nothing(name: str) -> None:
     run = Run(make_spec()).start()
     taken(run, 2)
@@ -429,7 +482,7 @@ def test_an_accepted_attempt_cannot_report_other_bytes() -> None:
 def test_a_lost_output_of_a_map_that_is_not_there(map_index: int) -> None:
     run = mapped(Run(make_spec()).start())
     task = taken(run)[0]
-    assert run.driver.bad_input("w", task.attempt, map_index, "m-000000.e1.1", "x", 0.0) == "stale"
+    assert run.driver.bad_input("w", task.attempt, map_index, "m-000000.e1.1", "x", 0.0) == "superseded"
     corrupt = Failure(task.attempt, "corrupt", "x", input="m-000000.e1.1", counted=False, map_index=map_index)
     assert run.driver.report("w", corrupt, 0.0) == "accepted"
     assert run.finish().driver.state == "COMMITTED"
@@ -491,17 +544,22 @@ def test_the_pages_of_a_reduces_segments(reduces: int) -> None:
         index = SegmentIndex(sizes, [int(size > 0) for size in sizes], [size * 7 for size in sizes], key_kind="bytes")
         run.driver.report("w", MapReport(task.attempt, 1, "0" * 16, index.pack(), 1, 1, 1), 0.0)
     for task in taken(run, reduces):
-        whole, after = run.driver.outputs(task.attempt, 0, 10)
-        assert after is None
-        first, after = run.driver.outputs(task.attempt, 0, 1)
-        assert after == 1
-        assert first + run.driver.outputs(task.attempt, 1, 1)[0] == whole
-        assert run.driver.outputs(task.attempt, 2, 1) == ([], None)
+        page = run.driver.outputs(task.attempt, 0, 10, 0.0)
+        assert page is not None
+        whole, *rest = page
+        assert rest == [2, True]
+        page = run.driver.outputs(task.attempt, 0, 1, 0.0)
+        assert page is not None
+        first, *rest = page
+        assert rest == [1, False]
+        assert run.driver.outputs(task.attempt, 1, 1, 0.0) == (whole[1:], 2, True)
+        assert run.driver.outputs(task.attempt, 2, 1, 0.0) == ([], 2, True)
+        assert first == whole[:1]
         if task.partition > 1:
             assert [(one.length, one.records, one.key_kind) for one in whole] == [(0, 0, "bytes")] * 2
         elif task.partition == 1:
             assert [(one.offset, one.length, one.xxh3) for one in whole] == [(10, 20, 140), (11, 20, 140)]
-    assert run.driver.outputs("m-000000.e1.1", 0, 10) == ([], 0)
+    assert run.driver.outputs("m-000000.e1.1", 0, 10, 0.0) is None
 
 
 # The commit
@@ -586,32 +644,57 @@ def test_of_two_manifests_the_first_one_wins() -> None:
     assert commit.write_manifest(run.spec.job, other, run.store) == run.driver.result
 
 
-def test_of_two_coordinators_of_one_job_the_first_to_commit_decides() -> None:
-    spec = make_spec()
-    first, second = Run(spec).start(), Run(spec)
-    second.driver = JobDriver(spec, store=second.store, journals=MemoryJournals(), resume=True)
-    second.start()
+def second_coordinator(first: Run) -> Run:
+    """One that was started later, and goes on from the first one's journal."""
+    second = Run(first.spec)
+    journals = first.driver._journals
+    second.driver = JobDriver(first.spec, store=second.store, journals=journals, resume=True)
+    return second.start()
+
+
+def everything(store: Any) -> dict[str, bytes]:
+    return {info.key: base.read(store, info.key) for info in store.list()}
+
+
+def test_of_two_coordinators_the_later_one_goes_on_and_the_other_touches_nothing() -> None:
+    first = Run(make_spec()).start()
+    tasks = taken(first, 2)
+    first.driver.report("w", first.map_report(tasks[0]), 0.0)
+    first.effects()
+    second = second_coordinator(first)
+    report = MapReport(
+        tasks[1].attempt, 1, "0" * 16, SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str").pack(), 3, 1, 10
+    )
+    assert second.driver.report("w", report, 0.0) == "accepted"  # of the epoch before
+    assert [task.attempt for task in taken(second, 9)] == ["r-00000.e2.1", "r-00001.e2.1"]
+    before = everything(first.store)
     first.finish()
-    before = {info.key: base.read(first.output, info.key) for info in first.output.list()}
-    second.finish()
-    assert first.driver.state == second.driver.state == "COMMITTED"
-    assert second.driver.result == first.driver.result
-    assert {info.key: base.read(first.output, info.key) for info in first.output.list()} == before
-    kept = [info.key for info in first.store.list(f"jobs/{spec.job}/out/")]
-    assert kept == [out_key(spec.job, f"r-0000{partition}.e1.1") for partition in range(2)]
+    assert isinstance(first.driver.error, JobTaken)
+    kept = {key: data for key, data in everything(first.store).items() if key in before}
+    assert kept == before
+    second.finish_running()
+    assert second.driver.state == "COMMITTED"
+
+
+def test_a_coordinator_finds_out_by_itself_that_it_was_replaced() -> None:
+    first = Run(make_spec()).start()
+    second_coordinator(first)
+    first.driver.tick(100.0)
+    first.effects()
+    assert isinstance(first.driver.error, JobTaken)
+    assert first.driver.poll("w", 1, 100.0) == []
 
 
 def test_a_coordinator_that_fails_does_not_touch_what_another_has_committed() -> None:
-    spec = make_spec(attempts_max=1)
-    first, second = Run(spec).start(), Run(spec)
-    second.driver = JobDriver(spec, store=second.store, journals=MemoryJournals(), resume=True)
-    second.start()
-    first.finish()
-    before = {info.key: base.read(first.store, info.key) for info in first.store.list()}
-    second.driver.report("w", Failure(taken(second)[0].attempt, "app", "no"), 0.0)
-    second.effects()
-    assert second.driver.state == "FAILED"
-    assert {info.key: base.read(first.store, info.key) for info in first.store.list()} == before
+    first = Run(make_spec(attempts_max=1)).start()
+    second = second_coordinator(first)
+    task = taken(first)[0]
+    second.finish()
+    before = everything(first.store)
+    first.driver.report("w", Failure(task.attempt, "app", "no"), 0.0)
+    first.effects()
+    assert first.driver.state == "FAILED"
+    assert everything(first.store) == before
 
 
 def test_a_name_in_use_ends_the_job_before_it_begins() -> None:

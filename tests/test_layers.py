@@ -271,5 +271,5 @@ def test_this_test_sees_what_it_looks_for():
     )
     tree = ast.parse(source)
     eager = {"time", "mrfast.control.scheduler", "mrfast.app"}
-    assert set(imports("mrfast.cli", tree, lazy=False)) == eager
-    assert set(imports("mrfast.cli", tree, lazy=True)) == {*eager, "boto3"}
+    assert set(imports("mrfast.cat", tree, lazy=False)) == eager
+    assert set(imports("mrfast.cat", tree, lazy=True)) == {*eager, "boto3"}

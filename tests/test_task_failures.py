@@ -168,4 +168,4 @@ def test_a_store_that_fails_is_no_fault_of_the_application(monkeypatch: pytest.M
 
     monkeypatch.setattr(type(job.store), "put", put)
     failure = failed(job.map(0))
-    assert (failure.kind, failure.fatal, failure.counted) == ("store", False, True)
+    assert (failure.kind, failure.fatal, failure.counted) == ("store", False, False)

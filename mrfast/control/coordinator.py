@@ -123,7 +123,7 @@ class Coordinator:
             await self._wait(max(0.0, self.desk.next_step_at(time.monotonic()) - time.monotonic()))
             self._step()
         self._step()
-        while not self._effects_idle():
+        while not self._effects_idle() or self.desk.wants_sync():
             await self._wait(TICK_S)
             self._step()
         self._on_end(self.driver)

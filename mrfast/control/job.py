@@ -18,7 +18,7 @@ from mrfast.control.job_work import LEASE_S, JobWork
 from mrfast.control.journal_files import is_superseded
 from mrfast.control.outputs import index_at_end, is_intact
 from mrfast.control.scheduler import IllegalEvent
-from mrfast.errors import AppRefused, MrfastError
+from mrfast.errors import AppRefused, MrfastError, NotFound, StoreError
 from mrfast.index import SegmentIndex
 from mrfast.model import (
     AppInfo,
@@ -265,10 +265,11 @@ class JobDriver(JobWork):
 
     def _unreadable(self, worker: str, report: MapReport, error: Exception, now: float) -> None:
         self._reading.discard(report.attempt)
-        if self.scheduler is not None and self.state == "RUNNING":
-            self.scheduler.failed(
-                report.attempt, Failure(report.attempt, "store", str(error), counted=False), now, worker
-            )
+        if self.scheduler is None or self.state != "RUNNING":
+            return
+        down = isinstance(error, StoreError) and not isinstance(error, NotFound)
+        failure = Failure(report.attempt, "store" if down else "corrupt", str(error), counted=not down)
+        self.scheduler.failed(report.attempt, failure, now, worker)
 
     def _reduce_done(self, worker: str, report: ReduceReport, now: float) -> str:
         assert self.scheduler is not None

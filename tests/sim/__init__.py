@@ -1,1 +1,1 @@
-"""A deterministic simulation of whole jobs: the real driver, desk, worker agent, journal and commit on a virtual world."""
+"""A deterministic simulation of whole jobs: real driver, desk, worker agent, journal and commit; all else virtual."""

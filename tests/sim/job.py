@@ -356,7 +356,7 @@ class SimJob:
             raise Violation("a second manifest")
         if key in self.published and data != self.published[key]:
             raise Violation(f"{key} changes after it was published")
-        attempt = "/inter/" in key or "/jobs/" in key and "/out/" in key
+        attempt = "/inter/" in key or ("/jobs/" in key and "/out/" in key)
         if attempt and data is not None and before is not None and key not in self.excused and before[0] != data:
             raise Violation(f"{key} is written a second time, with other bytes")
         if key == "output/_SUCCESS" and data is not None:

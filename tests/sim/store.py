@@ -1,4 +1,4 @@
-"""One bucket for everybody, and each host's own line to it: errors before and after the effect, flipped and cut reads."""
+"""One bucket for everybody, and each host's line to it: errors before and after the effect, flipped and cut reads."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 (it says what it is)
     """Something that mrfast promises did not hold."""
 
 
