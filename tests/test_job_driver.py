@@ -659,12 +659,13 @@ def everything(store: Any) -> dict[str, bytes]:
 def test_of_two_coordinators_the_later_one_goes_on_and_the_other_touches_nothing() -> None:
     first = Run(make_spec()).start()
     tasks = taken(first, 2)
-    first.driver.report("w", first.map_report(tasks[0]), 0.0)
+    packed = SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str").pack()
+    data = b"x" + packed + len(packed).to_bytes(4, "little") + TRAILER_MAGIC
+    done, report = (MapReport(task.attempt, len(data), "0" * 16, packed, 3, 1, 10) for task in tasks)
+    first.store.put(inter_key(first.spec.job, done.attempt), data)
+    first.driver.report("w", done, 0.0)
     first.effects()
     second = second_coordinator(first)
-    report = MapReport(
-        tasks[1].attempt, 1, "0" * 16, SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str").pack(), 3, 1, 10
-    )
     assert second.driver.report("w", report, 0.0) == "accepted"  # of the epoch before
     assert [task.attempt for task in taken(second, 9)] == ["r-00000.e2.1", "r-00001.e2.1"]
     before = everything(first.store)
