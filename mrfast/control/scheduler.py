@@ -432,7 +432,6 @@ class Scheduler(TaskTable):
                 record = self._tasks[task]
                 self._step(task, "rolled_back")
                 self._note(record, "rolled_back", record.accepted, "", now)
-                self._shut(record, record.accepted)
                 record.accepted, record.table = 0, ""
                 self._ready_reduces.put(task)
         self.reduces_done = 0

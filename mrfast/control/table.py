@@ -157,7 +157,6 @@ class TaskTable:
         record = self._tasks[task]
         self._step(task, "output_lost")
         self._note(record, "output_lost", record.accepted, "", now)
-        self._shut(record, record.accepted)
         record.accepted = 0
         record.losses += 1
         self.maps_done -= 1
