@@ -11,8 +11,7 @@ from statistics import median
 
 from mrfast.control.leases import Lease
 
-DONE_SHARE = 0.75
-DONE_MIN = 3
+DONE_SHARE = 0.75  # of a phase: so three tasks at least are done
 ELAPSED_S_MIN = 10.0
 BACKUPS_SHARE = 0.1
 SAMPLES_MAX = 1000
@@ -44,7 +43,7 @@ class Durations:
 
 def is_due(done: int, tasks: int) -> bool:
     """Whether a phase is near enough to its end."""
-    return done < tasks and done >= max(DONE_MIN, DONE_SHARE * tasks)
+    return done < tasks and done >= DONE_SHARE * tasks
 
 
 def left_s(lease: Lease, now: float) -> float:

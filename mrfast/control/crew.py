@@ -80,7 +80,7 @@ class Crew:
     def _may_rest(self, now: float) -> bool:
         live = [member for member in self._members.values() if self._is_live(member, now)]
         resting = sum(member.until > now for member in live)
-        return len(live) >= QUARANTINED_SHARE and (resting + 1) * QUARANTINED_SHARE <= len(live)
+        return (resting + 1) * QUARANTINED_SHARE <= len(live)
 
     @staticmethod
     def _is_live(member: Member, now: float) -> bool:
