@@ -146,6 +146,14 @@ def test_a_map_that_found_a_slot_starves_no_more():
     s.validate()
 
 
+def test_the_next_map_starves_from_when_the_one_before_found_a_slot():
+    s, _ = starving(lost=2)
+    s.joined("w2", 1, (), 0.9)
+    take(s, "w2", 0.9)
+    assert s.tick(1.0) == s.tick(1.9) == 0
+    assert s.tick(2.0) == 1
+
+
 # Backups
 
 
@@ -485,3 +493,13 @@ def test_only_attempts_that_may_be_of_use_are_adopted(name: str, adopted: bool):
     assert s.is_open(name) == adopted
     assert s.renew(name, "w1", Progress(), 0.0) == ("ok" if adopted else "cancel")
     s.validate()
+
+
+def test_a_failure_of_an_earlier_epoch_keeps_its_task_from_nobody():
+    s = Scheduler(1, 1, epoch=2)
+    s.restore_failure("m-000000.e1.1", "w1", Failure("m-000000.e1.1", "app", "boom"))
+    s.joined("w1", 1, (), 0.0)
+    s.joined("w2", 1, (), 0.0)
+    assert s.released(take(s, "w1"), 0.0) == "accepted"
+    assert take(s, "w1") == "m-000000.e2.2"
+    assert s._tasks[0].counted == 1
