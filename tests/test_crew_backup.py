@@ -366,7 +366,19 @@ def test_a_rest_ends_after_ten_minutes_and_strikes_begin_anew():
     assert crew.rests("w1", 599.9)
     all_say(600.0)
     assert not crew.rests("w1", 600.0)
-    assert [crew.passed(task, {"w1"}, 600.0) for task in range(3)] == [[], [], ["w1"]]
+    assert [crew.passed(task, {"w1"}, 600.0) for task in (8, 8, 8, 9)] == [[], [], [], ["w1"]]
+
+
+def test_one_that_rests_is_nobody_to_leave_tasks_to():
+    crew = Crew()
+    for worker in ("w1", "w2", "w3"):
+        crew.joined(worker, 1, 0.0)
+    for task in range(3):
+        crew.passed(task, {"w1"}, 0.0)
+    assert crew.others("w2", 0.0)
+    crew.left("w3")
+    assert not crew.others("w2", 0.0)
+    assert crew.others("w1", 0.0)
 
 
 def test_a_worker_that_is_left_alone_rests_no_more():
