@@ -669,7 +669,7 @@ def test_of_two_coordinators_the_later_one_goes_on_and_the_other_touches_nothing
     assert second.driver.report("w", report, 0.0) == "accepted"  # of the epoch before
     assert [task.attempt for task in taken(second, 9)] == ["r-00000.e2.1", "r-00001.e2.1"]
     before = everything(first.store)
-    first.finish()
+    first.finish_running()
     assert isinstance(first.driver.error, JobTaken)
     kept = {key: data for key, data in everything(first.store).items() if key in before}
     assert kept == before

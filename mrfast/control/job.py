@@ -182,6 +182,8 @@ class JobDriver(JobWork):
         if self.scheduler is None or self.state != "RUNNING":
             return False
         ended = self.scheduler.tick(now) > 0
+        while self.scheduler.stalled:
+            self._count_failure(*self.scheduler.stalled.pop(0))
         self._follow(now)
         return ended
 
@@ -269,7 +271,8 @@ class JobDriver(JobWork):
             return
         down = isinstance(error, StoreError) and not isinstance(error, NotFound)
         failure = Failure(report.attempt, "store" if down else "corrupt", str(error), counted=not down)
-        self.scheduler.failed(report.attempt, failure, now, worker)
+        if self.scheduler.failed(report.attempt, failure, now, worker) == "accepted":
+            self._count_failure(failure, worker)
 
     def _reduce_done(self, worker: str, report: ReduceReport, now: float) -> str:
         assert self.scheduler is not None
@@ -288,7 +291,11 @@ class JobDriver(JobWork):
             if skipped is not None:
                 self._note(recovery.skip_record(map_index, *skipped))
         word = self.scheduler.failed(failure.attempt, failure, now, worker)
-        self._attempts["failed"] += word == "accepted"
-        if word == "accepted" and failure.counted:
-            self._note(recovery.failed_record(failure, worker))
+        if word == "accepted":
+            self._count_failure(failure, worker)
         return word
+
+    def _count_failure(self, failure: Failure, worker: str) -> None:
+        self._attempts["failed"] += 1
+        if failure.counted:
+            self._note(recovery.failed_record(failure, worker))

@@ -48,6 +48,7 @@ class Scheduler(TaskTable):
         super().__init__(maps, reduces, epoch, lease_s, attempts_max)
         self.stall_s = stall_s
         self.backups = 0
+        self.stalled: list[tuple[Failure, str]] = []  # failures that `tick` has found, for the caller to take
         self.crew = Crew()
         self._lost: set[str] = set()
         self._table = TableDigest()  # of the last accepted output of each map, lost ones included
@@ -219,8 +220,10 @@ class Scheduler(TaskTable):
             ended += 1
         for lease in [lease for lease in self._leases if now - lease.moved >= self.stall_s]:
             if self.state == RUNNING and not self._waits(lease):
-                what = f"no progress for {self.stall_s:g} s (--stall-s)"
-                self.failed(self.names.attempt(lease.task, lease.n), Failure("", "stalled", what), now)
+                attempt = self.names.attempt(lease.task, lease.n)
+                failure = Failure(attempt, "stalled", f"no progress for {self.stall_s:g} s (--stall-s)")
+                self.failed(attempt, failure, now)
+                self.stalled.append((failure, lease.worker))
                 ended += 1
         return ended + self._preempt(now)
 
