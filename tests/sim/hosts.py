@@ -239,6 +239,7 @@ class Worker(Host):
         self.slots: dict[str, Slot] = {}
         self.slots_max = world.random.randint(1, 2)
         self.slowness = 1.0
+        self.drains = False
         self.sick = False
         self.wire: Wire | None = None
         self.info: AppInfo | None = APP
@@ -320,11 +321,10 @@ class Worker(Host):
         self.step()
 
     def step(self) -> None:
+        if not self.agent.over:
+            self.agent.step(self.world.now)
         if self.agent.over:
-            self.die()
-            return
-        self.agent.step(self.world.now)
-        if self.agent.over:
+            self.job.worker_over(self)
             self.die()
             return
         at = self.agent.next_step_at(self.world.now)

@@ -197,6 +197,7 @@ class SimJob:
     def drain_worker(self) -> None:
         if (worker := self.a_worker()) is not None:
             self.world.tell(f"worker {worker.id[:4]} drains")
+            worker.drains = True
             worker.do(lambda: (worker.agent.drain(self.world.now), worker.step()))  # type: ignore[arg-type, return-value]
 
     def slow_worker(self) -> None:
@@ -292,6 +293,10 @@ class SimJob:
     def worker_died(self, worker: Worker) -> None:
         if not self.has_ended():
             self.start_worker(self.world.random.uniform(0.5, 20))
+
+    def worker_over(self, worker: Worker) -> None:
+        if worker.agent.end is None and not worker.drains and not self.has_ended():
+            raise Violation(f"worker {worker.id[:4]} ends as if the job were done")
 
     def net_check(self, worker: Worker) -> None:
         """A worker looks for the coordinator: a supervisor has seen to it that there will be one."""
