@@ -29,7 +29,9 @@ _EPOCH = re.compile(r"[0-9]{1,9}", re.ASCII)
 class File(Protocol):
     """What a journal is written to."""
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Writes all, or raises and writes the rest at the next call."""
+
     def sync(self) -> None: ...
     def close(self) -> None: ...
 
@@ -40,6 +42,7 @@ class LogFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._known = False  # whether its folders are durable
+        self._unwritten = b""
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -47,10 +50,14 @@ class LogFile:
             raise self._failed(error) from error
 
     def write(self, data: bytes) -> None:
-        """Survives the end of this process, but not that of the machine."""
+        """Survives the end of this process, but not that of the machine; what found no room is written first next time.
+
+        So the file is never more than cut off: a line that was left out would damage it for all that follows.
+        """
+        self._unwritten += data
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            while self._unwritten:
+                self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
         except OSError as error:
             raise self._failed(error) from error
 
@@ -104,10 +111,10 @@ class Journal:
 
     def write(self) -> None:
         """Hands what was appended to the operating system: it survives this process."""
-        if self._unwritten:
+        if self._written < self.records:
             lines, self._unwritten = self._unwritten, []
             self._file.write(b"".join(lines))
-            self._written += len(lines)
+            self._written = self.records
 
     def sync(self) -> None:
         """What was written before this call is durable after it."""
