@@ -402,6 +402,21 @@ def test_a_batch_that_never_came_ends_the_journal(memory: Store, tmp_path: Path)
     assert files.read() == {1: made(BATCH_RECORDS)}
 
 
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-3] + b"x" + data[-2:]])
+def test_an_object_has_no_torn_tail(
+    memory: Store, tmp_path: Path, batch: int, damage: Callable[[bytes], bytes]
+) -> None:
+    """It was put whole: what is wrong with its last line is damage."""
+    journal = filled(JournalFiles(memory, JOB, str(tmp_path)), made(2 * BATCH_RECORDS))
+    batches = journal.batches()
+    journal.close()
+    for n, (key, data) in enumerate(batches):
+        memory.put(key, damage(data) if n == batch else data)
+    with pytest.raises(DamagedJournal, match=rf"^memory://.*{batches[batch][0]}: line {BATCH_RECORDS} is damaged"):
+        JournalFiles(memory, JOB, str(tmp_path / "elsewhere")).read()
+
+
 def test_a_file_and_objects_that_differ_are_refused(memory: Store, tmp_path: Path) -> None:
     files = JournalFiles(memory, JOB, str(tmp_path))
     journal = filled(files, made(BATCH_RECORDS))
@@ -410,8 +425,15 @@ def test_a_file_and_objects_that_differ_are_refused(memory: Store, tmp_path: Pat
     path = tmp_path / JOB / "1.log"
     for count in (1, BATCH_RECORDS, BATCH_RECORDS + 5):
         path.write_bytes(text([{"k": "begin", "base": [0, 0]}, *made(count)[1:]]))
-        with pytest.raises(DamagedJournal, match=r"differ in epoch 1"):
+        with pytest.raises(DamagedJournal, match=r"differ in epoch 1, .*; start the job again"):
             files.read()
+
+
+def test_a_file_that_cannot_be_read_is_named(memory: Store, tmp_path: Path) -> None:
+    path = tmp_path / JOB / "1.log"
+    path.mkdir(parents=True)
+    with pytest.raises(StoreError, match=rf"cannot read the job's journal {path}: Is a directory; "):
+        JournalFiles(memory, JOB, str(tmp_path)).read()
 
 
 def test_where_journals_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +471,7 @@ class Racing:
 
 def test_of_two_that_claim_an_epoch_one_has_it(store: Store) -> None:
     assert claim_epoch(store, JOB) == 1
-    with pytest.raises(JobTaken, match=rf"another coordinator has just taken job {JOB} over") as caught:
+    with pytest.raises(JobTaken, match=rf"another coordinator has just taken job {JOB} over; ") as caught:
         claim_epoch(Racing(store), JOB)
     assert caught.value.exit_code == 3
     assert is_superseded(store, JOB, 1) and not is_superseded(store, JOB, 2)

@@ -24,8 +24,8 @@ def encode_line(number: int, record: dict[str, Any]) -> bytes:
     return b"%08x %b\n" % (crc32(body), body)
 
 
-def read_lines(data: bytes, where: str, first: int = 0) -> Records:
-    """The records in `data`, which begins with number `first`; a torn last line is left out.
+def read_lines(data: bytes, where: str, first: int = 0, *, whole: bool = False) -> Records:
+    """The records in `data`, which begins with number `first`; a torn last line is left out, unless `data` was whole.
 
     Raises DamagedJournal for anything else that was not written so: what follows it cannot be trusted.
     """
@@ -33,14 +33,20 @@ def read_lines(data: bytes, where: str, first: int = 0) -> Records:
     records: Records = []
     for at, line in enumerate(lines[:-1]):
         record = _read_line(line)
-        if record is None and at == len(lines) - 2 and not lines[-1]:
+        if record is None and at == len(lines) - 2 and not lines[-1] and not whole:
             break  # a power cut can leave the file's new length without its bytes
         if record is None or record.pop("n", None) != first + len(records) or type(record.get("k")) is not str:
-            raise DamagedJournal(
-                f"{where}: line {at + 1} is damaged, so what the job had done is not known; start the job again"
-            )
+            raise _damaged(where, at)
         records.append(record)
+    if whole and lines[-1]:
+        raise _damaged(where, len(lines) - 1)
     return records
+
+
+def _damaged(where: str, at: int) -> DamagedJournal:
+    return DamagedJournal(
+        f"{where}: line {at + 1} is damaged, so what the job had done is not known; start the job again"
+    )
 
 
 def _read_line(line: bytes) -> dict[str, Any] | None:

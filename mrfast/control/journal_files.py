@@ -185,8 +185,8 @@ def read_journals(store: Store, job: str, folder: str) -> dict[int, Records]:
         name = info.key.rpartition("/")[2]
         if found := _LOG.fullmatch(name):
             if scheme_of(store.url) == "file":
-                _make_durable(os.path.join(store.url, info.key))
-            journals[int(found[1])] = read_lines(read(store, info.key), object_url(store, info.key))
+                path = os.path.join(store.url, info.key)
+                journals[int(found[1])] = read_lines(_durable(path), path)
         elif found := _BATCH.fullmatch(name):
             batches.setdefault(int(found[1]), {})[int(found[2])] = info.key
     for epoch, keys in batches.items():
@@ -195,17 +195,24 @@ def read_journals(store: Store, job: str, folder: str) -> dict[int, Records]:
         mirrored = journals.get(epoch, [])
         common = min(len(records), len(mirrored))
         if records[:common] != mirrored[:common]:
-            raise DamagedJournal(f"the journal in {folder} and that in {store.url} differ in epoch {epoch}")
+            raise DamagedJournal(
+                f"the journal in {os.path.join(folder, job)} and that in {store.url} differ in epoch {epoch}, so what "
+                "the job had done is not known; start the job again"
+            )
         journals[epoch] = max(records, mirrored, key=len)
     return journals
 
 
-def _make_durable(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _durable(path: str) -> bytes:
+    """What is in the file, for good."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            return file.read()
+    except OSError as error:
+        raise StoreError(
+            f"cannot read the job's journal {path}: {error.strerror}; mend that, and resume the job"
+        ) from error
 
 
 def _joined(store: Store, keys: dict[int, str]) -> Records:
@@ -213,7 +220,7 @@ def _joined(store: Store, keys: dict[int, str]) -> Records:
     for first, key in sorted(keys.items()):
         if first != len(records):
             break  # a batch that never came: what follows it was never built on
-        records += read_lines(read(store, key), object_url(store, key), first)
+        records += read_lines(read(store, key), object_url(store, key), first, whole=True)
     return records
 
 
@@ -223,9 +230,7 @@ def _local(folder: str) -> dict[int, Records]:
         for name in os.listdir(folder):
             if epoch := _LOG.fullmatch(name):
                 path = os.path.join(folder, name)
-                _make_durable(path)
-                with open(path, "rb") as file:
-                    found[int(epoch[1])] = read_lines(file.read(), path)
+                found[int(epoch[1])] = read_lines(_durable(path), path)
     return found
 
 
@@ -236,7 +241,9 @@ def claim_epoch(store: Store, job: str, at_least: int = 1) -> int:
     try:
         store.put_if_absent(job_key(job, "epoch", str(epoch)), b"")
     except AlreadyExists:
-        raise JobTaken(f"another coordinator has just taken job {job} over") from None
+        raise JobTaken(
+            f"another coordinator has just taken job {job} over; resume it again only if that one ends before the job"
+        ) from None
     return epoch
 
 
