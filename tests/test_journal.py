@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from journals import MemoryFile, MemoryJournals
+from test_job_driver import Run, make_spec
 
 from mrfast.control import journal_files
+from mrfast.control.coordinator import Coordinator
+from mrfast.control.job import JobDriver
 from mrfast.control.journal import Records, chain, encode_line, newest, read_lines
 from mrfast.control.journal_files import (
     BATCH_RECORDS,
@@ -325,6 +329,46 @@ def test_a_failed_sync_makes_nothing_durable(tmp_path: Path, monkeypatch: pytest
         journal.sync()
     assert journal.synced == 0
     journal.close()
+
+
+def test_a_job_that_failed_for_a_full_disk_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(make_spec())
+    here = JournalFiles(run.store, run.spec.job, str(tmp_path / "here"))
+    run.driver = JobDriver(run.spec, store=run.store, journals=here)
+    first, second = run.start().tasks()
+    assert run.driver.report("w", run.map_report(first), 0.0) == "accepted"
+    run.effects()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_files.os, "write", short_writes(9))
+        assert run.driver.report("w", run.map_report(second), 0.0) == "accepted"
+        run.effects()
+        assert run.driver.state == "FAILED"
+        with pytest.raises(StoreError):
+            run.driver.journal.close()
+    for folder in ("here", "elsewhere"):  # what did not fit into the file went into the store
+        files = JournalFiles(run.store, run.spec.job, str(tmp_path / folder))
+        found = [record["k"] for record in files.read()[1]]
+        assert found[:3] == ["begin", "plan", "map"], folder
+        assert folder == "here" or found[3:] == ["map", "end"]
+    run.driver = JobDriver(run.spec, store=run.store, journals=here, resume=True)
+    run.start().finish_running()
+    assert run.driver.state == "COMMITTED"
+
+
+def test_a_journal_that_cannot_be_closed_hides_no_other_error() -> None:
+    class FullFile(MemoryFile):
+        def write(self, data: bytes) -> None:
+            raise StoreError("no room")
+
+    class FullJournals(MemoryJournals):
+        def open(self, epoch: int) -> Journal:
+            return Journal(FullFile())
+
+    spec = make_spec()
+    driver = JobDriver(spec, store=open_store(spec.store_url), journals=FullJournals())
+    with pytest.raises(StoreError, match="no room") as caught:
+        Coordinator(driver, ("127.0.0.1", 0), linger_s=0.0).run()
+    assert caught.value is driver.error
 
 
 # Objects.

@@ -106,7 +106,8 @@ class Coordinator:
             await self._server.close()
             self._pool.shutdown(wait=True, cancel_futures=True)
             if self.driver.journal is not None:
-                self.driver.journal.close()
+                with suppress(MrfastError):  # what it could not hold has failed the job
+                    self.driver.journal.close()
 
     async def _serve(self) -> None:
         """Keeps the clock of the job until it has ended and everybody knows."""

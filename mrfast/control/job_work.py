@@ -102,8 +102,10 @@ class JobWork:
     def write_journal(self) -> None:
         """Hands what was accepted to the operating system, and what fills an object to the store."""
         if self.journal is not None:
-            self.journal.write()
-            self._effects += self._mirror.effects(self.journal)
+            try:
+                self.journal.write()
+            finally:  # for what finds no room here, the store's copy is the only one
+                self._effects += self._mirror.effects(self.journal)
 
     def effect_done(self, effect: Effect, result: Any, now: float) -> None:
         """Goes on with what an effect gave, or with the MrfastError that it raised."""
