@@ -22,7 +22,7 @@ from test_job_driver import APP, make_spec
 from mrfast.control import coordinator as module
 from mrfast.control import job_work, messages, outputs, server
 from mrfast.control.coordinator import Coordinator, check_listen, reached_at
-from mrfast.control.job import JobDriver
+from mrfast.control.job import CURSORS, JobDriver
 from mrfast.control.rpc import Connection, parse_address
 from mrfast.control.schema import decode
 from mrfast.control.tokens import token_from
@@ -331,7 +331,7 @@ def test_a_reduce_that_waits_for_outputs_is_told_to_give_up() -> None:
         worker.report(MapReport(first.attempt, 1, "0" * 16, index.pack(), 1, 1, 1))
         reduce = waits.poll().reduces[0]
         got: list[Any] = []
-        waits.connection.call("outputs", messages.AskOutputs("waits", reduce.attempt, 1, 20.0), got.append)
+        waits.connection.call("outputs", messages.AskOutputs("waits", reduce.attempt, CURSORS + 1, 20.0), got.append)
         status = waits.call("status", messages.Status())  # by now the coordinator has that call
         assert (status["state"], got) == ("RUNNING", [])
         worker.report(Failure(last.attempt, "app", "no", fatal=True))

@@ -13,7 +13,7 @@ from journals import MemoryJournals
 
 from mrfast.control import commit, messages
 from mrfast.control.effects import Effect
-from mrfast.control.job import JobDriver
+from mrfast.control.job import CURSORS, JobDriver
 from mrfast.errors import AppRefused, JobFailed, JobTaken, MrfastError, NameInUse, OutputExists, StoreError
 from mrfast.index import TRAILER_MAGIC, SegmentIndex, TableDigest
 from mrfast.model import (
@@ -179,6 +179,11 @@ def test_a_fatal_failure_is_not_tried_again() -> None:
     assert run.driver.state == "FAILED"
 
 
+def at(entry: int) -> int:
+    """A place in the log of the first epoch."""
+    return CURSORS + entry
+
+
 def lose(run: Run, attempt: str) -> None:
     """A map output is gone, and the coordinator has seen so for itself."""
     run.store.delete(inter_key(run.spec.job, attempt))
@@ -195,14 +200,14 @@ def test_a_lost_map_output_is_made_again_and_the_reduce_goes_on() -> None:
     reduce = run.driver.poll("w", 1, 0.0)[0]
     assert isinstance(reduce, ReduceTask)
     page = run.driver.outputs(reduce.attempt, 0, 10, 0.0)
-    assert page is not None and (page[1], page[2]) == (2, True)
+    assert page is not None and (page[1], page[2]) == (at(2), True)
     lose(run, "m-000001.e1.1")
-    assert run.driver.outputs(reduce.attempt, 2, 10, 0.0) == ([], 2, False)
+    assert run.driver.outputs(reduce.attempt, at(2), 10, 0.0) == ([], at(2), False)
     again = run.driver.poll("w", 1, 0.0)[0]
     assert isinstance(again, MapTask)
     assert (again.index, again.attempt) == (1, "m-000001.e1.2")
     run.driver.report("w", run.map_report(again), 0.0)
-    page = run.driver.outputs(reduce.attempt, 2, 10, 0.0)
+    page = run.driver.outputs(reduce.attempt, at(2), 10, 0.0)
     assert page is not None
     assert ([(one.map_index, one.attempt) for one in page[0]], page[2]) == ([(1, "m-000001.e1.2")], True)
     assert run.driver.report("w", run.reduce_report(reduce), 0.0) == "accepted"
@@ -220,7 +225,7 @@ def test_an_output_that_is_there_is_announced_again_to_who_could_not_read_it() -
     assert run.driver.bad_input("w", reduce.attempt, 0, "m-000000.e1.1", "flipped on the way", 0.0) == "accepted"
     assert run.driver.bad_input("w2", reduce.attempt, 0, "m-000000.e1.1", "the same", 0.0) == "superseded"
     run.effects()
-    page = run.driver.outputs(reduce.attempt, 2, 10, 0.0)
+    page = run.driver.outputs(reduce.attempt, at(2), 10, 0.0)
     assert page is not None
     assert [(one.map_index, one.attempt) for one in page[0]] == [(0, "m-000000.e1.1")]
     run.store.put(inter_key(run.spec.job, "m-000000.e1.1"), b"the segmenT")
@@ -547,13 +552,13 @@ def test_the_pages_of_a_reduces_segments(reduces: int) -> None:
         page = run.driver.outputs(task.attempt, 0, 10, 0.0)
         assert page is not None
         whole, *rest = page
-        assert rest == [2, True]
+        assert rest == [at(2), True]
         page = run.driver.outputs(task.attempt, 0, 1, 0.0)
         assert page is not None
         first, *rest = page
-        assert rest == [1, False]
-        assert run.driver.outputs(task.attempt, 1, 1, 0.0) == (whole[1:], 2, True)
-        assert run.driver.outputs(task.attempt, 2, 1, 0.0) == ([], 2, True)
+        assert rest == [at(1), False]
+        assert run.driver.outputs(task.attempt, at(1), 1, 0.0) == (whole[1:], at(2), True)
+        assert run.driver.outputs(task.attempt, at(2), 1, 0.0) == ([], at(2), True)
         assert first == whole[:1]
         if task.partition > 1:
             assert [(one.length, one.records, one.key_kind) for one in whole] == [(0, 0, "bytes")] * 2

@@ -36,6 +36,7 @@ from mrfast.model import (
 RENEW_S = 2.0
 FENCE_S = 5.0  # between two looks whether another coordinator has taken the job over
 RUNNING_SHOWN = 64
+CURSORS = 1 << 32  # places in the log of one epoch
 
 
 class JobDriver(JobWork):
@@ -122,8 +123,9 @@ class JobDriver(JobWork):
     def outputs(
         self, attempt: str, since: int, limit: int, now: float, worker: str = ""
     ) -> tuple[list[Segment], int, bool] | None:
-        """A reduce's segments from entry `since` of the log on, where to go on, and whether that was every map's.
+        """A reduce's segments from `since` on, where to go on, and whether that was every map's.
 
+        `since` is 0 at first. A place in the log of another epoch says nothing here: then it is told everything again.
         None: the reduce must give up.
         """
         partition = self._partition(attempt)
@@ -131,8 +133,10 @@ class JobDriver(JobWork):
             return [], since, False
         if partition is None or since < 0:
             return None
-        segments, end = self._outputs.page(partition, since, limit)
+        epoch, at = divmod(since, CURSORS)
+        segments, end = self._outputs.page(partition, at if epoch == self.epoch else 0, limit)
         complete = self._outputs.is_all(end, len(self._splits))
+        end += self.epoch * CURSORS
         return (segments, end, complete) if self.scheduler.fed(attempt, complete, now, worker) else None
 
     def pieces(self, attempt: str, since: int, limit: int) -> tuple[list[Piece], int | None]:

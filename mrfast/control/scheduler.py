@@ -218,8 +218,10 @@ class Scheduler(TaskTable):
         while (lease := self._leases.expired(now)) is not None:
             self._end(lease, "expired", now)
             ended += 1
-        for lease in [lease for lease in self._leases if now - lease.moved >= self.stall_s]:
-            if self.state == RUNNING and not self._waits(lease):
+        for lease in list(self._leases):
+            if self._waits(lease):
+                lease.moved = now  # its time begins when its maps are done
+            elif self.state == RUNNING and now - lease.moved >= self.stall_s:
                 attempt = self.names.attempt(lease.task, lease.n)
                 failure = Failure(attempt, "stalled", f"no progress for {self.stall_s:g} s (--stall-s)")
                 self.failed(attempt, failure, now)

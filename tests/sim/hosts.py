@@ -137,16 +137,18 @@ class Slot:
 
     def __init__(self, worker: Worker, task: Any) -> None:
         self.worker, self.task = worker, task
-        self.progress = Progress()
+        self.phase = ""
+        self.began = worker.world.now
         self.stopped = False
         self.since = 0
         self.fetched: Fetched | None = None
         faults = worker.job.task_faults
         world = worker.world
-        self.seconds = world.random.uniform(*worker.job.task_s) * worker.slowness
+        self.seconds = worker.job.seconds_of(task) * world.random.uniform(0.9, 1.1) * worker.slowness
         if world.chance(faults.hang):
             return  # no progress, for ever
         if isinstance(task, MapTask):
+            self.phase = "map"
             self.go(self.seconds / 2, self.half)
         else:
             self.fetched = Fetched(task, worker.store, None, lambda: None)
@@ -166,7 +168,6 @@ class Slot:
             self.report(failure(self.task.attempt, error))
 
     def half(self) -> None:
-        self.progress = Progress("map", 5, 10, 1)
         self.fail_now_and_then()
         self.go(self.seconds / 2, self.finish_map)
 
@@ -187,6 +188,12 @@ class Slot:
         digest = xxhash.xxh3_64_hexdigest(body + tail)
         self.report(MapReport(task.attempt, len(body + tail), digest, index, 2, 2, 10))
 
+    @property
+    def progress(self) -> Progress:
+        """As much of its time as has passed; of one that hangs, nothing."""
+        share = (self.worker.world.now - self.began) / self.seconds if self.phase else 0.0
+        return Progress(self.phase, int(10_000 * min(1.0, share)), 10_000, self.since)
+
     # a reduce
 
     def ask(self) -> None:
@@ -197,7 +204,7 @@ class Slot:
             assert self.fetched is not None
             self.since = next
             if self.fetched.hear([decode(type(each), encode(each)) for each in segments], complete, self):
-                self.progress = Progress("reduce", 5, 10, 1)
+                self.phase, self.began = "reduce", self.worker.world.now
                 self.go(self.seconds, self.finish_reduce)
             else:
                 self.ask()

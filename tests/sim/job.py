@@ -11,7 +11,7 @@ from mrfast.control import commit
 from mrfast.control.job import JobDriver
 from mrfast.control.journal import chain, read_lines
 from mrfast.control.journal_files import Journal, is_superseded, read_journals
-from mrfast.model import InputObject, JobSpec, inter_key, job_key, out_key, part_name
+from mrfast.model import InputObject, JobSpec, MapTask, inter_key, job_key, out_key, part_name
 from mrfast.storage.base import read, read_json
 
 from .hosts import Coordinator, Net, Worker
@@ -96,7 +96,8 @@ class SimJob:
         self.maps = random.choice([0, 1, 1, 2, 2, 3, 3, 4, 5, 6])
         self.reduces = random.randint(1, 3)
         self.workers_at_start = random.randint(1, 4)
-        self.task_s = (0.05, random.choice([0.2, 2, 8, 25]))
+        slowest_s = random.choice([0.2, 2, 8, 25])
+        self.seconds = [random.uniform(0.05, slowest_s) for _ in range(self.maps + self.reduces)]
         self.drain_s = random.choice([0.0, 5.0, 90.0])
         self.linger_s = 3.0
         self.faults_until = random.uniform(5, 90)
@@ -111,7 +112,7 @@ class SimJob:
         self.workers: list[Worker] = []
         self.numbers = 0
         self.app_failures = 0
-        self.may_fail = False  # whether this seed has faults that may fail a job
+        self.may_fail: set[str] = set()  # what a job of this seed may fail of
         self.excused: set[str] = set()  # objects that a fault has removed or damaged
         self.promised: dict[str, str] = {}  # task -> the attempt whose acceptance its worker was told
         self.executed: Counter[str] = Counter()
@@ -139,10 +140,11 @@ class SimJob:
         self.task_faults.fail, self.task_faults.hang = some(0.1), some(0.05)
         if world.chance(0.04) and self.maps:
             self.task_faults.poison = [f"m-{random.randrange(self.maps):06d}."]
-        self.may_fail = any((
-            faults.before, faults.after, faults.full, faults.flip, faults.cut, self.task_faults.fail,
-            self.task_faults.hang, self.task_faults.poison,
-        ))  # fmt: skip
+        self.may_fail |= {"503", "reset"} if faults.before or faults.after else set()
+        self.may_fail |= {"no space left"} if faults.full else set()
+        self.may_fail |= {"map object", "lost its accepted output", "/inter/"} if faults.flip or faults.cut else set()
+        self.may_fail |= {"as told"} if self.task_faults.fail or self.task_faults.poison else set()
+        self.may_fail |= {"no progress"} if self.task_faults.hang else set()
         self.start_coordinator()
         for _ in range(self.workers_at_start):
             self.start_worker(random.uniform(0, 2))
@@ -250,7 +252,7 @@ class SimJob:
             key = self.world.random.choice(sorted(keys))
             self.world.tell(f"{key} is lost")
             self.excused.add(key)
-            self.may_fail = True  # lost too often, a map fails
+            self.may_fail |= {"map object", "lost its accepted output", "/inter/"}  # lost too often, a map fails
             self.bucket.remove(key)
 
     def damage_object(self) -> None:
@@ -261,7 +263,7 @@ class SimJob:
             data[self.world.random.randrange(len(data))] ^= 1
             self.world.tell(f"{key} is damaged")
             self.excused.add(key)
-            self.may_fail = True
+            self.may_fail |= {"map object", "lost its accepted output", "/inter/"}
             self.bucket.write(key, bytes(data))
 
     # Who is there
@@ -309,6 +311,10 @@ class SimJob:
         self.executed[task.attempt] += 1
         return str(task.attempt) if self.varying else "d"
 
+    def seconds_of(self, task: Any) -> float:
+        """A task takes as long each time: one that is long stays so."""
+        return self.seconds[task.index if isinstance(task, MapTask) else self.maps + task.partition]
+
     def has_ended(self) -> bool:
         if f"store/{job_key(JOB, commit.FAILED)}" in self.bucket.objects:
             return True
@@ -321,6 +327,9 @@ class SimJob:
         scheduler = coordinator.driver.scheduler
         if scheduler is not None:
             scheduler.validate()
+            deadline = scheduler._leases.next_deadline()
+            if deadline is not None and deadline < self.world.now and scheduler.state == "RUNNING":
+                raise Violation("a lease outlives its end")
 
     def told(self, coordinator: Coordinator, method: str, call: Any, answer: Any) -> None:
         """The coordinator has said something to a worker."""
@@ -383,7 +392,16 @@ class SimJob:
         self.check_end()
         return self
 
+    def check_failures(self) -> None:
+        """Only what was done to it counts against a task."""
+        for record in self.disk.records():
+            if record["k"] == "failed":
+                why = record["failure"]["message"]
+                if not any(reason in why for reason in self.may_fail):
+                    raise Violation(f"a failure that nobody made was counted: {why}")
+
     def check_end(self) -> None:
+        self.check_failures()
         store, output = self.store_of(StoreFaults()), self.store_of(StoreFaults(), "output")
         if not self.has_ended():
             raise Violation("the job has not ended")
@@ -395,8 +413,8 @@ class SimJob:
             why = read_json(store, job_key(JOB, commit.FAILED))["error"]
             if not why:
                 raise Violation("the job failed without a reason")
-            if not self.may_fail:
-                raise Violation(f"the job failed without a fault that may fail one: {why}")
+            if not any(reason in why for reason in self.may_fail):
+                raise Violation(f"the job failed of something that was not done to it: {why}")
             return
         if self.task_faults.poison:
             raise Violation("a job with a task that always fails is committed")

@@ -149,6 +149,16 @@ def counting(take: Any) -> Any:
     return taken
 
 
+def hearing_by_count(hear: Any) -> Any:
+    """As many outputs as there are maps are all of them."""
+
+    def heard(self: Any, page: Any, complete: bool, source: Any) -> bool:
+        hear(self, page, complete, source)
+        return len(self._held) >= self._task.maps
+
+    return heard
+
+
 def silent(fetched: Any) -> Any:
     """What cannot be read counts as the end of the data."""
 
@@ -197,7 +207,15 @@ MUTANTS = [
         0,
     ),
     Mutant("Go: a reducer kills its process when maps are slow", replace(hosts.Slot, "ask", impatient(hosts.Slot.ask)), 0),
-    Mutant("Go: a re-run map is counted twice", replace(Fetched, "_take", counting(Fetched._take)), 0),
+    Mutant(
+        "Go: a re-run map is counted twice",
+        both(
+            replace(Fetched, "_take", counting(Fetched._take)),
+            replace(Fetched, "hear", hearing_by_count(Fetched.hear)),
+            replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)),  # which covers for it
+        ),
+        0,
+    ),
     Mutant("Go: a decode error drops the rest of a partition", replace(Fetched, "_fetch", silent(Fetched._fetch)), 0),
     Mutant("Go: a lost coordinator is taken for success", replace(Agent, "hello", lost_is_done), 0),
 ]
