@@ -45,6 +45,10 @@ class SimFile:
     def sync(self) -> None:
         self.synced = len(self.data)
 
+    def sync_if_read(self) -> None:
+        """What a new epoch builds on is made durable first, as `read_journals` does."""
+        self.sync()
+
     def close(self) -> None:
         pass
 
@@ -64,7 +68,7 @@ class SimJournals:
 
     def read(self) -> dict[int, Any]:
         for file in self.files.values():
-            file.sync()
+            file.sync_if_read()
         found = {epoch: read_lines(file.data, f"epoch {epoch}") for epoch, file in self.files.items()}
         if self.mirrored:
             for epoch, records in read_journals(self.store, JOB, "/nowhere").items():
@@ -244,6 +248,8 @@ class SimJob:
     def second_coordinator(self) -> None:
         if self.coordinator is not None and not self.coordinator.dead and self.begun():
             self.world.tell("a second coordinator is started")
+            if self.world.chance(0.5):
+                self.coordinator.freeze(self.world.random.uniform(1, 40))
             self.start_coordinator()
 
     def remove_object(self) -> None:
@@ -392,6 +398,15 @@ class SimJob:
         self.check_end()
         return self
 
+    def full_story(self) -> list[str]:
+        """What was done to the job, and what happened to its tasks in the eyes of its last coordinator."""
+        lines = list(self.world.story)
+        scheduler = None if self.coordinator is None else self.coordinator.driver.scheduler
+        if scheduler is not None:
+            for kind, count in (("map", self.maps), ("reduce", self.reduces)):
+                lines += [line for index in range(count) for line in scheduler.story(kind, index)]
+        return lines
+
     def check_failures(self) -> None:
         """Only what was done to it counts against a task."""
         for record in self.disk.records():
@@ -438,5 +453,3 @@ class SimJob:
             raise Violation(f"parts were made from different outputs of one map: {mixed}")
         if not self.varying and any(found != {"d"} for found in nonces.values()):
             raise Violation("the output is not that of a run without faults")
-        left = [key for key in objects if "/inter/" in key and key not in self.excused]
-        del left
