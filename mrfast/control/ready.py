@@ -22,6 +22,10 @@ class Ready:
     def __contains__(self, task: int) -> bool:
         return task in self._held or self._fresh <= task < self._end
 
+    def tried(self) -> list[int]:
+        """The queued tasks that were handed out before, in index order; some may not be idle any more."""
+        return sorted(self._held)
+
     def put(self, task: int) -> None:
         """Queue a task that was handed out before."""
         if task not in self._held:

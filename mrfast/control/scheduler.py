@@ -8,7 +8,7 @@ and so may one that an earlier epoch of the coordinator handed out.
 
 from __future__ import annotations
 
-from mrfast.control import backup, invariants
+from mrfast.control import backup, invariants, preempt
 from mrfast.control.crew import Crew
 from mrfast.control.leases import Lease
 from mrfast.control.names import Names
@@ -323,18 +323,19 @@ class Scheduler(TaskTable):
 
     def _take(self, ready: Ready, worker: str, now: float) -> int | None:
         """The next ready task for this worker; one that failed here last is for others, while there are any."""
+        return ready.take(self._is_idle, lambda task: self._shunned(task, worker, now))
 
-        def shunned(task: int) -> int:
-            record = self._tasks.get(task)
-            if record is None:
-                return 0
-            if now < record.rest_until:
-                return 2
-            if record.shun != worker:
-                return 0
-            return 2 if now - record.shun_at < BARRED_S and self.crew.others(worker, now) else 1
+    def _is_idle(self, task: int) -> bool:
+        return self._states[task] == IDLE_CODE
 
-        return ready.take(lambda task: self._states[task] == IDLE_CODE, shunned)
+    def _shunned(self, task: int, worker: str, now: float) -> int:
+        """2: this worker must not have this task now; 1: only if there is no other; 0: it may."""
+        record = self._tasks.get(task)
+        if record is not None and now < record.rest_until:
+            return 2
+        if record is None or record.shun != worker:
+            return 0
+        return 2 if now - record.shun_at < BARRED_S and self.crew.others(worker, now) else 1
 
     def _reduce_may_start(self, now: float) -> bool:
         """Once every map is accepted; or early: no map waits, and a slot stays for one that must run again."""
@@ -361,9 +362,8 @@ class Scheduler(TaskTable):
 
     def _preempt(self, now: float) -> int:
         """Take slots back from reduces that wait, those that have fetched least, for maps that found none in time."""
-        waiting = [lease for lease in self._leases if self._waits(lease)] if self.maps_done < self.maps else []
-        maps = self._maps_waiting() if waiting else 0
-        if not maps or self.state != RUNNING:
+        ended = self._preemptible(now) if self.state == RUNNING else []
+        if not ended:
             self._starved_at = None
             return 0
         if self._starved_at is None:
@@ -371,10 +371,17 @@ class Scheduler(TaskTable):
         if now < self._starved_at + STARVED_S:
             return 0
         self._starved_at = now + STARVED_AGAIN_S - STARVED_S
-        waiting.sort(key=lambda lease: (lease.progress.bytes_done, lease.task))
-        for lease in waiting[:maps]:
+        for lease in ended:
             self._close(lease, "preempted", now)
-        return len(waiting[:maps])
+        return len(ended)
+
+    def _preemptible(self, now: float) -> list[Lease]:
+        waiting = [lease for lease in self._leases if self._waits(lease) and not self.crew.rests(lease.worker, now)]
+        if not waiting:
+            return []
+        tried = [task for task in self._ready_maps.tried() if self._is_idle(task)]
+        fresh = self._maps_waiting() - len(tried)
+        return preempt.choose(waiting, tried, fresh, lambda task, worker: self._shunned(task, worker, now) < 2)
 
     def _settle(self, attempt: str, kind: str, digest: str, worker: str, now: float) -> tuple[Lease | None, str]:
         """The open attempt that a report of success is about; or None and the answer."""
