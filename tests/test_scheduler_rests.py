@@ -1,4 +1,4 @@
-"""Tasks that rest or are kept from a worker, the slots they may claim, and what a resumed job remembers of failures."""
+"""Who rests, and what for: tasks, workers, the slots they may claim, and what a resumed job remembers of failures."""
 
 from __future__ import annotations
 
@@ -249,3 +249,19 @@ def test_only_an_accepted_output_can_have_been_lost(attempt: str):
 def test_only_attempts_of_the_job_can_have_failed(attempt: str):
     with pytest.raises(IllegalEvent, match="no attempt of this job"):
         resumed().restore_failure(attempt, "w9", told(1))
+
+
+# Backups
+
+
+def test_a_job_has_one_backup_at_a_time_in_few_slots():
+    s = job(0, 8, w1=8, w2=3)
+    names = [take(s, "w1") for _ in range(8)]
+    for name in names[2:]:
+        s.reduce_done(name, "p", s.table_digest(), 1.0)
+    for name in names[:2]:
+        s.renew(name, "w1", Progress(bytes_done=1, bytes_total=100), 9.0)
+    backup = take(s, "w2", 11.0)
+    assert s.assign("w2", 11.0) is None
+    assert s.reduce_done(backup, "p", s.table_digest(), 12.0) == "accepted"
+    assert take(s, "w2", 12.0)
