@@ -83,7 +83,7 @@ def test_each_map_claims_a_slot_where_it_may_run():
     assert take(s, "w1", 1.0) == "m-000003.e1.2"
 
 
-def test_a_fresh_map_claims_a_slot_too():
+def test_a_lost_map_claims_a_slot_beside_one_that_may_not():
     s = job(4, 1, w1=3, w2=3)
     names = [take(s, "w1") for _ in range(4)]
     for name in names[:3]:
@@ -94,6 +94,15 @@ def test_a_fresh_map_claims_a_slot_too():
     assert [beat(s, now, [reduce]) for now in (0.0, 1.0, 5.0)] == [0, 0, 0]
     s.output_lost(0, names[0], 5.0)
     assert [beat(s, now, [reduce]) for now in (5.0, 6.0)] == [0, 1]
+
+
+def test_maps_that_were_never_handed_out_claim_slots_of_adopted_reduces():
+    s = job(2, 3, 2, w1=3)
+    s.restore("map", "m-000000.e1.1", "d", "", 1, 1)
+    reduces = [f"r-{n:05d}.e1.1" for n in range(3)]
+    assert [s.renew(name, "w1", Progress(), 0.0) for name in reduces] == ["ok"] * 3
+    assert [beat(s, now, reduces) for now in (0.0, 1.0)] == [0, 1]  # one for one
+    assert take(s, "w1", 1.0) == "m-000001.e2.1"
 
 
 def test_a_worker_in_quarantine_gives_no_slots_back():
