@@ -141,6 +141,13 @@ def test_starving_begins_anew_though_no_time_passed_between():
     assert beat(s, 2.0, reduces) == 1
 
 
+def test_a_map_that_is_queued_and_runs_again_claims_nothing():
+    s, reduces, (late,) = waiting_reduces()
+    assert [beat(s, float(now), reduces) for now in range(11)] == [0] * 10 + [1]  # the map's lease has run out
+    assert s.renew(late, "w2", Progress(), 10.5) == "ok"
+    assert [beat(s, now, reduces) for now in (10.5, 12.0, 15.0)] == [0, 0, 0]
+
+
 # Errors of the store
 
 
@@ -274,3 +281,39 @@ def test_a_job_has_one_backup_at_a_time_in_few_slots():
     assert s.assign("w2", 11.0) is None
     assert s.reduce_done(backup, "p", s.table_digest(), 12.0) == "accepted"
     assert take(s, "w2", 12.0)
+
+
+# Strikes, and those who are back
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "counted", "rests"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_only_failures_that_count_of_tasks_that_passed_elsewhere_strike(elsewhere: bool, counted: bool, rests: bool):
+    s = job(3, 1, w1=3, w2=3, w3=1)
+    for name in [take(s, "w1") for _ in range(3)]:
+        fail(s, name, "w1", counted=counted)
+    for worker in ("w1", "w2", "w3"):
+        s.joined(worker, 3, (), 31.0)
+    again = [take(s, "w2" if elsewhere else "w1", 31.0) for _ in range(3)]
+    assert [s.map_done(name, "d", 32.0) for name in again] == ["accepted"] * 3
+    assert s.crew.rests("w1", 32.0) == rests
+
+
+def test_the_slots_of_one_that_is_back_count_again():
+    s = job(2, 1, w1=1, w2=1)
+    first = take(s, "w1")
+    take(s, "w1")
+    s.map_done(first, "d", 0.0)
+    s.worker_lost("w2", 0.0)
+    assert s.assign("w1", 0.0) is None  # the one slot stays for a map
+    assert take(s, "w2", 1.0) == "r-00000.e1.1"
+
+
+def test_what_an_adopted_attempt_won_is_lost_for_the_others_of_its_epoch():
+    s = resumed()
+    assert s.map_done("m-000000.e1.1", "d", 0.0, "w1") == "accepted"
+    assert s.map_done("m-000000.e1.2", "d", 0.0, "w9") == "superseded"  # its worker deletes the object now
+    assert s.output_lost(0, "m-000000.e1.1", 0.0) == "accepted"
+    assert s.map_done("m-000000.e1.2", "d", 0.0, "w9") == "superseded"
+    assert take(s, "w1") == "m-000000.e2.1"
