@@ -61,6 +61,7 @@ class World:
                 yield "fault:die", worker
             if name:
                 yield "fault:fail", worker
+                yield "fault:storeless", worker
                 yield "fault:release", worker
                 yield "fault:mute", worker
             else:
@@ -158,6 +159,13 @@ class World:
             self.journal.append(("failed", name, worker))
         self.said.add((name, worker, "failed"))
 
+    def storeless(self, worker: str) -> None:
+        """An error of the store: the task rests, and it does not count."""
+        name, self.held[worker] = self.held[worker], ""
+        if self.s.failed(name, Failure(name, "store", "boom", counted=False), self.now, worker) == "accepted":
+            self.refused.add(name)
+        self.said.add((name, worker, "failed"))
+
     def release(self, worker: str) -> None:
         name, self.held[worker] = self.held[worker], ""
         self.s.released(name, self.now, worker)
@@ -194,11 +202,12 @@ class World:
         self.s = Scheduler(self.maps, self.reduces, attempts_max=self.attempts_max, epoch=self.epoch)
         for kind, name, *rest in self.journal:
             if kind == "lost":
-                self.s.output_lost(int(rest[0]), name, 0.0)
+                self.s.restore_loss(name)
             elif kind == "failed":
                 self.s.restore_failure(name, rest[0], Failure(name, "app", "boom"))
             else:
                 self.s.restore(kind, name, rest[0], rest[1], int(rest[2]), int(rest[3]))
+        self.s.restored()
         for worker, name in self.held.items():
             self.s.joined(worker, 1, (name,) if name else (), self.now)
 
@@ -236,7 +245,8 @@ class World:
             ]
             facts = (record.issued, record.accepted, record.digest, record.table, record.counted, record.losses)
             shun = record.shun and (record.shun, min(30.0, now - record.shun_at))
-            tasks.append((task, facts, record.floor, shun, tuple(attempts), tuple(sorted(record.closed or ()))))
+            rest = record.store_failures, max(0.0, record.rest_until - now)
+            tasks.append((task, facts, record.floor, shun, rest, tuple(attempts), tuple(sorted(record.closed or ()))))
         starved = None if s._starved_at is None else now - s._starved_at
         mine = (tuple(self.held.items()), tuple(sorted(self.late.items())), self.odd, self.faults, self.epoch)
         known = (tuple(sorted(self.tables.items())), tuple(self.journal))

@@ -85,11 +85,12 @@ class Job:
         live, self.s = self.s, self.fresh()
         for kind, name, *rest in self.journal:
             if kind == "lost":
-                assert self.s.output_lost(int(rest[0]), name, 0.0) == "accepted"
+                self.s.restore_loss(name)
             elif kind == "failed":
                 self.s.restore_failure(name, rest[0], Failure(name, "app", "boom"))
             else:
                 self.s.restore(kind, name, rest[0], rest[1], int(rest[2]), int(rest[3]))
+        self.s.restored()
         self.s.validate()
         assert facts(self.s) == facts(live)
         over = {name for kind, name, *_ in self.journal if kind == "failed"}
