@@ -362,8 +362,7 @@ class Scheduler(TaskTable):
 
     def _preempt(self, now: float) -> int:
         """Take slots back from reduces that wait, those that have fetched least, for maps that found none in time."""
-        ended = self._preemptible(now)
-        if not ended:
+        if not (ended := self._preemptible(now)):
             self._starved_at = None
             return 0
         if self._starved_at is None:
