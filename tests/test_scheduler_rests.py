@@ -148,6 +148,30 @@ def test_a_map_that_is_queued_and_runs_again_claims_nothing():
     assert [beat(s, now, reduces) for now in (10.5, 12.0, 15.0)] == [0, 0, 0]
 
 
+# Reduces that waited for long
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_reduce_that_waited_for_long_has_its_ten_minutes_from_the_last_map_on(silent: bool):
+    s = job(2, 1, 1, 1, w1=2, w2=1)
+    first, last = take(s, "w1"), take(s, "w1")
+    s.map_done(first, "d", 0.0)
+    reduce = take(s, "w2")
+    for now in range(5, 1001, 5):
+        s.renew(last, "w1", Progress(bytes_done=now), float(now))
+        if not silent:  # else its lease runs out, and it is back in the end
+            s.renew(reduce, "w2", Progress(), float(now))
+            assert s.fed(reduce, False, float(now))
+        s.tick(float(now))
+    assert s.map_done(last, "d", 1000.0) == "accepted"
+    assert s.renew(reduce, "w2", Progress(), 1000.0) == "ok"
+    assert s.tick(1000.0) == 0  # though it has yet to ask for the last output
+    s.renew(reduce, "w2", Progress(), 1599.0)
+    assert s.tick(1599.9) == 0
+    assert s.tick(1600.0) == 1
+    assert s.failure is not None and "no progress for 600 s" in s.failure.reason
+
+
 # Errors of the store
 
 

@@ -14,7 +14,7 @@ from mrfast.control.leases import Lease
 from mrfast.control.names import Names
 from mrfast.control.ready import Ready
 from mrfast.control.records import STORE_FAILURES_MAX, Attempt, JobFailure, Running
-from mrfast.control.table import ACCEPTED_CODE, IDLE_CODE, TaskTable
+from mrfast.control.table import ACCEPTED_CODE, TaskTable
 from mrfast.control.transitions import RUNNING, TRANSITIONS, IllegalEvent
 from mrfast.index import TableDigest
 from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress
@@ -325,9 +325,6 @@ class Scheduler(TaskTable):
         """The next ready task for this worker; one that failed here last is for others, while there are any."""
         return ready.take(self._is_idle, lambda task: self._shunned(task, worker, now))
 
-    def _is_idle(self, task: int) -> bool:
-        return self._states[task] == IDLE_CODE
-
     def _shunned(self, task: int, worker: str, now: float) -> int:
         """2: this worker must not have this task now; 1: only if there is no other; 0: it may."""
         record = self._tasks.get(task)
@@ -344,9 +341,6 @@ class Scheduler(TaskTable):
         if self.maps_done < EARLY_SHARE * self.maps or self._maps_waiting():
             return False
         return sum(lease.task >= self.maps for lease in self._leases) < self.crew.slots(now) - 1
-
-    def _maps_waiting(self) -> int:
-        return self._states.count(IDLE_CODE, 0, self.maps)
 
     def _slow(self, worker: str, now: float) -> Lease | None:
         kind = "map" if self.maps_done < self.maps else "reduce"
@@ -422,6 +416,9 @@ class Scheduler(TaskTable):
             self._durations[kind].add(now - lease.since)
         if kind == "map":
             self.maps_done += 1
+            if self.maps_done == self.maps:  # reduces that waited for this had no progress to show until now
+                for other in self._open_reduces():
+                    other.moved = other.moved if other.fed else now
 
     def _tabulate(self, task: int, before: str, now: float) -> None:
         """Put an accepted map output in the table; reduces that used another one in its place do not count."""

@@ -175,6 +175,17 @@ class TaskTable:
         record = self._tasks.get(found[0])
         return found if record is not None and found[1] <= self.names.serial(record.issued) else None
 
+    def _open_reduces(self) -> Iterator[Lease]:
+        for task in range(self.maps, self.maps + self.reduces):
+            record = self._tasks.get(task)
+            yield from () if record is None or record.open is None else record.open.values()
+
+    def _is_idle(self, task: int) -> bool:
+        return self._states[task] == IDLE_CODE
+
+    def _maps_waiting(self) -> int:
+        return self._states.count(IDLE_CODE, 0, self.maps)
+
     def _named(self, kind: str, attempt: str) -> tuple[int, int]:
         found = self.names.parse(attempt)
         if found is None or self.names.kind_index(found[0])[0] != kind:
