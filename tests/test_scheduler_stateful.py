@@ -74,6 +74,7 @@ class Machine(RuleBasedStateMachine):
         self.refused: set[str] = set()
         self.renewed: dict[str, float] = {}
         self.moved: dict[str, tuple[Progress, float]] = {}  # what an attempt told last, and when that was news
+        self.full: set[str] = set()  # reduces that were told of every map when they asked last
         self.slots: dict[str, int] = {}
         self.heard_of: dict[str, float] = {}  # workers that are connected -> when they last said something
         self.counted: dict[str, int] = defaultdict(int)
@@ -172,8 +173,11 @@ class Machine(RuleBasedStateMachine):
         goes_on = self.s.fed(name, complete, self.now, self.issued[name])
         assert goes_on <= (name not in self.refused and self.s.state == "RUNNING")
         if goes_on:
-            self.moved[name] = self.moved[name][0], self.now
+            if complete != (name in self.full):
+                self.moved[name] = self.moved[name][0], self.now
+            self.full.discard(name)
             if complete:
+                self.full.add(name)
                 self.tables[name] = self.s.table_digest()
         elif self.s.state == "RUNNING" and not self.is_accepted(name):
             self.refused.add(name)
@@ -225,6 +229,10 @@ class Machine(RuleBasedStateMachine):
         if kind_of(name) == "map":
             digest = self.digests.setdefault(name, f"odd {name}" if odd else "same")
             word = self.s.map_done(name, digest, self.now, self.issued[name])
+            if word == "accepted" and self.s.maps_done == self.s.maps:
+                for each in self.issued.keys() - self.full:  # those that waited have nothing to wait for from now on
+                    if kind_of(each) == "reduce":
+                        self.moved[each] = self.moved[each][0], self.now
         else:
             table, before = self.tables.get(name, "none"), self.s.table_digest()
             digest = self.digests.setdefault(name, "part")
