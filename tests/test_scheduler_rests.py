@@ -141,6 +141,18 @@ def test_starving_begins_anew_though_no_time_passed_between():
     assert beat(s, 2.0, reduces) == 1
 
 
+def test_starving_begins_anew_when_the_map_came_late_after_all():
+    s, reduces, (late,) = waiting_reduces(3)
+    assert s.renew(late, "w2", Progress(), 0.0) == "ok"
+    assert [beat(s, float(now), reduces) for now in range(10)] == [0] * 10
+    assert beat(s, 10.0, reduces) == 1  # its lease; and the map starves
+    assert s.renew(late, "w2", Progress(), 10.5) == "ok"
+    assert beat(s, 10.5, reduces) == 0
+    assert s.output_lost(0, s.accepted_map(0) or "", 15.0) == "accepted"
+    assert [beat(s, now, reduces) for now in (15.0, 15.9)] == [0, 0]
+    assert beat(s, 16.0, reduces) == 1
+
+
 def test_a_map_that_is_queued_and_runs_again_claims_nothing():
     s, reduces, (late,) = waiting_reduces()
     assert [beat(s, float(now), reduces) for now in range(11)] == [0] * 10 + [1]  # the map's lease has run out
