@@ -105,6 +105,7 @@ class TaskTable:
         record.open = record.open or {}
         record.open[lease.n] = lease
         self._leases.start(lease, now + self.lease_s)
+        lease.moved = now  # one that comes back has not had the time in between
         self._tell(record, word, lease, now)
 
     def _adopt(self, task: int, n: int, worker: str, now: float) -> Lease | None:

@@ -206,25 +206,25 @@ def lost_is_done(self: Agent) -> None:
 HELLO = Agent.hello
 
 MUTANTS = [
-    Mutant("checksum on fetch", replace(fetch, "core", _Core(check_segment=unchecked)), 0),
-    Mutant("journal replay", replace(recovery, "replay", lambda records, scheduler: recovery.Restored()), 0),
-    Mutant("epoch in attempt names", replace(Scheduler, "__init__", first_epoch(Scheduler.__init__)), 0),
+    Mutant("checksum on fetch", replace(fetch, "core", _Core(check_segment=unchecked)), 9),
+    Mutant("journal replay", replace(recovery, "replay", lambda records, scheduler: recovery.Restored()), 5),
+    Mutant("epoch in attempt names", replace(Scheduler, "__init__", first_epoch(Scheduler.__init__)), 5),
     Mutant("lease expiry", replace(Leases, "expired", lambda self, now: None), 0),
-    Mutant("un-completing a bad map", replace(Scheduler, "output_lost", lambda self, *args: "superseded"), 0),
-    Mutant("preemption of waiting reduces", replace(Scheduler, "_preempt", lambda self, now: 0), 0),
-    Mutant("roll-back on a differing re-run", replace(Scheduler, "_roll_back", lambda self, now: None), 0),
-    Mutant("identity of map outputs", replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)), 0),
+    Mutant("un-completing a bad map", replace(Scheduler, "output_lost", lambda self, *args: "superseded"), 3),
+    Mutant("preemption of waiting reduces", replace(Scheduler, "_preempt", lambda self, now: 0), 74),
+    Mutant("roll-back on a differing re-run", replace(Scheduler, "_roll_back", lambda self, now: None), 9),
+    Mutant("identity of map outputs", replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)), 279),
     Mutant(
         "attempt-unique names",
         both(*(replace(module, "inter_key", same_name) for module in (hosts, fetch, effects, job_work))),
         0,
     ),
-    Mutant("idempotent reports", replace(Scheduler, "_settle", settle_again(Scheduler._settle)), 0),
-    Mutant("fsync before reply", replace(Desk, "_when_durable", lambda self, reply: reply), 0),
+    Mutant("idempotent reports", replace(Scheduler, "_settle", settle_again(Scheduler._settle)), 56),
+    Mutant("fsync before reply", replace(Desk, "_when_durable", lambda self, reply: reply), 5),
     Mutant(
         "fence against a replaced coordinator",
         both(*(replace(module, "is_superseded", lambda *args: False) for module in (job, job_work))),
-        0,
+        880,
     ),
     Mutant(
         "Go: a task of over ten seconds is queued again for ever",
@@ -232,10 +232,10 @@ MUTANTS = [
             replace(Scheduler, "renew", not_extended(Scheduler.renew)),
             replace(table.TaskTable, "_end", closing_end(table.TaskTable._end)),
         ),
-        0,
+        4,
     ),
     Mutant(
-        "Go: a reducer kills its process when maps are slow", replace(hosts.Slot, "ask", impatient(hosts.Slot.ask)), 0
+        "Go: a reducer kills its process when maps are slow", replace(hosts.Slot, "ask", impatient(hosts.Slot.ask)), 10
     ),
     Mutant(
         "Go: a re-run map is counted twice",
@@ -244,23 +244,23 @@ MUTANTS = [
             replace(Fetched, "hear", hearing_by_count(Fetched.hear)),
             replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)),  # which covers for it
         ),
-        0,
+        112,
     ),
-    Mutant("Go: a decode error drops the rest of a partition", replace(Fetched, "_fetch", silent(Fetched._fetch)), 0),
+    Mutant("Go: a decode error drops the rest of a partition", replace(Fetched, "_fetch", silent(Fetched._fetch)), 3),
     Mutant(
-        "places in the log belong to an epoch", replace(job.JobDriver, "outputs", same_log(job.JobDriver.outputs)), 0
+        "places in the log belong to an epoch", replace(job.JobDriver, "outputs", same_log(job.JobDriver.outputs)), 295
     ),
-    Mutant("a waiting reduce does not stall", replace(Scheduler, "_waits", lambda self, lease: False), 0),
-    Mutant("what a new epoch builds on is durable", replace(SimFile, "sync_if_read", lambda self: None), 0),
-    Mutant("Go: a lost coordinator is taken for success", replace(Agent, "hello", lost_is_done), 0),
+    Mutant("a waiting reduce does not stall", replace(Scheduler, "_waits", lambda self, lease: False), 78),
+    Mutant("what a new epoch builds on is durable", replace(SimFile, "sync_if_read", lambda self: None), 24),
+    Mutant("Go: a lost coordinator is taken for success", replace(Agent, "hello", lost_is_done), 5),
     Mutant(
         "DONE is terminal",
         replace(Scheduler, "_finish", lambda self, event: None),
-        directed="test_scheduler.py::test_a_committed_job_never_changes",
+        directed="test_scheduler.py::test_the_end_is_final",
     ),
     Mutant(
         "Go: a late result is thrown away",
         replace(table.TaskTable, "_end", closing_end(table.TaskTable._end)),
-        directed="test_scheduler.py::test_a_late_success_is_accepted",
+        directed="test_scheduler.py::test_an_expired_attempt_may_run_beside_its_successor_until_one_is_accepted",
     ),
 ]
