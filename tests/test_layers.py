@@ -66,6 +66,7 @@ PURE = {
         "journal",
         "leases",
         "names",
+        "preempt",
         "ready",
         "records",
         "scheduler",

@@ -136,9 +136,9 @@ class Agent:
     def _here(self) -> bool:
         return self._link.up and self._known_here
 
-    def _busy(self) -> set[str]:
-        """The attempts that the coordinator counts on."""
-        return {*self._pool.running(), *self._unreported, *self._fetching}
+    def _busy(self) -> dict[str, None]:
+        """The attempts that the coordinator counts on, in an order that does not depend on hashes."""
+        return dict.fromkeys([*self._pool.running(), *self._unreported, *self._fetching])
 
     def _stop(self, error: MrfastError | None = None) -> None:
         self.over, self.end = True, error

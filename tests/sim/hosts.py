@@ -367,7 +367,7 @@ class Coordinator(Host):
         self.desk = Desk(driver)
         self.effects = 0
         self.syncing = False
-        self.wires: set[Wire] = set()
+        self.wires: dict[Wire, None] = {}  # in the order of their first calls
         self.ended = False
         self.do(self.step)
         self.tick()
@@ -380,7 +380,7 @@ class Coordinator(Host):
 
     def hear(self, wire: Wire, line: bytes) -> None:
         def heard() -> None:
-            self.wires.add(wire)
+            self.wires[wire] = None
             call = parse(line)
             assert isinstance(call, Request)
 
@@ -403,7 +403,7 @@ class Coordinator(Host):
 
     def lost(self, wire: Wire) -> None:
         def closed() -> None:
-            self.wires.discard(wire)
+            self.wires.pop(wire, None)
             self.desk.closed(wire, self.world.now)
             self.step()
 
