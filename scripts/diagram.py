@@ -1,4 +1,4 @@
-"""Writes the scheduler's diagram into DESIGN.md, from its table of transitions; --check only says whether it is true."""
+"""Writes the scheduler's diagram into DESIGN.md from its table of transitions; --check says whether it is true."""
 
 from __future__ import annotations
 
