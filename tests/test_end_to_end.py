@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from reference import run_reference
 
 import mrfast
 from mrfast import ops
+from mrfast.control.schema import decode
+from mrfast.model import SkippedRecord
 
 APPS = Path(__file__).parent.parent / "apps"
 LIBRARY = Path(os.__file__).parent
@@ -191,6 +194,41 @@ def test_s3_gives_the_same_bytes_as_the_folder(
         result = mrfast.run(**WORDS, inputs=inputs, store=f"s3://{s3_bucket}/store", reduces=3, split_bytes=100_000)
         output = open_store(result.output_url)
         assert [base.read(output, f"mr-out-{i}") for i in range(3)] == expected
+
+
+def deadly_map(filename: str, line: bytes) -> Any:
+    """A pair before the record turns out to be bad: it must not count."""
+    yield line.decode(), 1
+    if line == b"raises":
+        raise ValueError("not this one")
+    if line == b"kills":
+        os._exit(9)
+
+
+def total(key: str, values: Any) -> int:
+    return sum(values)
+
+
+@pytest.mark.parametrize("split_bytes", [1 << 20, 6], ids=["one map", "several maps"])
+@pytest.mark.parametrize("combine", [None, total], ids=["plain", "combine"])
+def test_bad_records_are_left_out_and_listed(tmp_path: Path, split_bytes: int, combine: Any) -> None:
+    [(path, contents)] = write(tmp_path / "in", {"f": b"good\nraises\ngood\nkills\nother\n"})
+    good = contents.replace(b"raises\n", b"").replace(b"kills\n", b"")
+    functions: dict[str, Any] = {"map": deadly_map, "reduce": total, "combine": combine, "input": "lines"}
+    options: dict[str, Any] = {"inputs": path, "store": tmp_path / "store", "reduces": 2, "split_bytes": split_bytes}
+
+    result = mrfast.run(**functions, **options, bad_records_max=2)
+    assert parts_of(result) == run_reference(deadly_map, total, [(path, good)], 2, input="lines")
+    listed = (tmp_path / "store" / "jobs" / result.job / "bad-records.jsonl").read_bytes()
+    assert [decode(SkippedRecord, json.loads(line)) for line in listed.splitlines()] == [
+        SkippedRecord(path, path, 5, 6, b"raises", "ValueError: not this one"),
+        SkippedRecord(path, path, 17, 5, b"kills", "killed the process twice"),
+    ]
+
+    with pytest.raises(mrfast.JobFailed, match="2 bad records, and --max-bad-records allows 1; ") as caught:
+        mrfast.run(**functions, **options, bad_records_max=1)
+    named = f"{path}, at byte 5: ValueError: not this one" if split_bytes == 6 else f"{path}, at byte 17\n"
+    assert named in str(caught.value)
 
 
 @examples(15)
