@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from mrfast.control import messages
+from mrfast.control.crew import LIVE_S
 from mrfast.control.schema import encode
 from mrfast.errors import AppError, CoordinatorLost, JobFailed, MrfastError
 from mrfast.model import AppInfo, Failure, InputCut, MapReport, MapTask, Piece, Progress, ReduceTask, Segment
-from mrfast.tasks.agent import ASK_AGAIN_S, FAREWELL_S, Agent
+from mrfast.tasks.agent import ASK_AGAIN_S, FAREWELL_S, IDLE_RENEW_S, Agent
 from mrfast.tasks.pool import Bad, Finished, Refused, Wanted
 
 JOB = messages.JobInfo("j", "books", "s", "o", 2, 10.0, 2.0)
@@ -136,19 +137,26 @@ def test_nothing_but_hello_is_said_before_its_answer() -> None:
 
 
 def test_leases_are_renewed_in_time_and_one_at_a_time(bench: Bench) -> None:
-    bench.agent.step(0.0)
-    assert bench.agent.next_step_at(0.0) is None
-    bench.give(MAP_TASK, now=5.0)
-    assert bench.agent.next_step_at(5.0) == 7.0
-    bench.agent.step(6.9)
+    bench.give(MAP_TASK, now=1.0)
+    assert bench.agent.next_step_at(1.0) == 3.0
+    bench.agent.step(2.9)
     assert not bench.line.calls("renew")
-    bench.agent.step(7.0)
+    bench.agent.step(3.0)
     assert [renew.attempts for renew in bench.line.calls("renew")] == [{MAP: Progress("map", 1)}]
-    assert bench.agent.next_step_at(7.0) is None  # nothing is due before the answer
+    assert bench.agent.next_step_at(3.0) is None  # nothing is due before the answer
     bench.agent.step(20.0)
     assert len(bench.line.calls("renew")) == 1
     bench.line.reply("renew", messages.Renewed("running", {MAP: "ok"}))
-    assert bench.agent.next_step_at(7.5) == 9.0
+    assert bench.agent.next_step_at(3.5) == 5.0
+
+
+def test_a_worker_where_nothing_runs_says_that_it_is_there(bench: Bench) -> None:
+    bench.agent.step(0.0)
+    assert bench.agent.next_step_at(0.0) == IDLE_RENEW_S < LIVE_S
+    bench.agent.step(IDLE_RENEW_S)
+    assert [renew.attempts for renew in bench.line.calls("renew")] == [{}]
+    bench.line.reply("renew", messages.Renewed("running", {}))
+    assert bench.agent.next_step_at(IDLE_RENEW_S) == 2 * IDLE_RENEW_S
 
 
 def test_hello_names_what_runs_is_fetched_or_is_not_reported(bench: Bench) -> None:
@@ -162,18 +170,27 @@ def test_hello_names_what_runs_is_fetched_or_is_not_reported(bench: Bench) -> No
     assert [ask.since for ask in bench.line.calls("pieces")] == [0]
 
 
-@pytest.mark.parametrize("how", ["lost reply", "error", "down"])
+@pytest.mark.parametrize("how", ["lost reply", "down"])
 def test_a_report_is_repeated_until_it_is_heard(bench: Bench, how: str) -> None:
     bench.give(MAP_TASK)
     if how == "down":
         bench.lose()
     bench.finish(DONE)
-    if how == "error":
-        bench.line.reply("report", MrfastError("no disk"))
     bench.connect()
     bench.line.reply("report", OK)
     assert bench.connect().running == ()
     assert not bench.line.calls("report")
+
+
+def test_a_report_that_is_refused_is_a_failure_of_its_attempt(bench: Bench) -> None:
+    bench.give(MAP_TASK)
+    bench.finish(DONE)
+    bench.line.reply("report", MrfastError("no such index"))
+    (report,) = bench.line.calls("report")
+    assert report.failure == Failure(MAP, "refused", "the report was refused: no such index")
+    bench.line.reply("report", MrfastError("not that one either"))
+    assert not bench.line.calls("report")
+    assert bench.connect().running == ()
 
 
 def test_pieces_are_fetched_page_by_page(bench: Bench) -> None:

@@ -47,6 +47,10 @@ class Crew:
         if worker in self._members:
             self._members[worker].here = False
 
+    def present(self, now: float) -> int:
+        """How many are here."""
+        return sum(self._is_live(member, now) for member in self._members.values())
+
     def slots(self, now: float) -> int:
         """The slots of those who are here."""
         return sum(member.slots for member in self._members.values() if self._is_live(member, now))

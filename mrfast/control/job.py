@@ -208,7 +208,7 @@ class JobDriver(JobWork):
             "maps_done": 0 if scheduler is None else scheduler.maps_done,
             "reduces": self.spec.reduces,
             "reduces_done": 0 if scheduler is None else scheduler.reduces_done,
-            "workers": len(self._workers),
+            "workers": len(self._workers) if scheduler is None else scheduler.crew.present(now),
             "attempts": dict(self._attempts),
             "running": [
                 {"attempt": each.name, "worker": each.worker, "seconds": round(now - each.since, 3)}

@@ -22,6 +22,7 @@ FAREWELL_S = 2.0
 # Between two questions of a reduce that was told that its table is complete, and waits for a map to run again.
 ASK_AGAIN_S = 1.0
 RENEW_S = 2.0  # until the first hello is answered
+IDLE_RENEW_S = 5.0  # where nothing runs: the coordinator counts those whom it heard of in the last ten seconds
 
 
 class Calls(Protocol):
@@ -117,7 +118,7 @@ class Agent:
     def next_step_at(self, now: float) -> float | None:
         """When `step` has something to do next, though nothing has come; None: never."""
         until = list(self._ask_at.values())
-        if self._here and self._busy() and not self._renewing:
+        if self._here and not self._renewing:
             until.append(self._renew_at)
         if self._drain_until is not None:
             until.append(self._drain_until)
@@ -223,6 +224,8 @@ class Agent:
             return
         self._job = reply
         self._known_here = True
+        if not self._busy():
+            self._renew_at = self._now + IDLE_RENEW_S
         self._ask_at.clear()
         for report in list(self._unreported.values()):
             self._report(report)
@@ -257,8 +260,7 @@ class Agent:
                 self._start(task)
 
     def _start(self, task: Task) -> None:
-        if not self._pool.running():
-            self._renew_at = self._now + self._renew_s
+        self._renew_at = min(self._renew_at, self._now + self._renew_s)
         self._pool.send(task)
 
     def _ask_pieces(self, attempt: str) -> None:
@@ -312,22 +314,24 @@ class Agent:
         self._call("report", call, messages.Word, lambda reply: self._on_word(report, reply))
 
     def _on_word(self, report: Report, reply: Any) -> None:
-        if isinstance(reply, MrfastError):  # the next hello brings it again
+        if self._unreported.get(report.attempt) is not report:
+            return
+        del self._unreported[report.attempt]
+        if isinstance(reply, MrfastError):
             self._say(f"the report of {report.attempt} was refused: {reply}")
-        elif self._unreported.get(report.attempt) is report:
-            del self._unreported[report.attempt]
+            if not isinstance(report, Failure):  # told again it would be refused again: the attempt has failed
+                self._finished(Failure(report.attempt, "refused", f"the report was refused: {reply}"))
 
     @property
     def _renew_s(self) -> float:
         return RENEW_S if self._job is None else self._job.renew_s
 
     def _renew(self) -> None:
+        """Says what runs, and how far it is; a worker where nothing runs says that it is there."""
         if not self._here or self._renewing or self._now < self._renew_at:
             return
-        self._renew_at = self._now + self._renew_s
         progress = {attempt: Progress() for attempt in self._busy()} | self._pool.running()
-        if not progress:
-            return
+        self._renew_at = self._now + (self._renew_s if progress else IDLE_RENEW_S)
         self._renewing = True
         self._call("renew", messages.Renew(self.id, progress), messages.Renewed, self._on_renewed)
 
