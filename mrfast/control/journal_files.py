@@ -200,6 +200,12 @@ def read_journals(store: Store, job: str, folder: str) -> dict[int, Records]:
                 "the job had done is not known; start the job again"
             )
         journals[epoch] = max(records, mirrored, key=len)
+    for epoch, keys in batches.items():
+        if (known := len(journals[epoch])) <= (last := max(keys)):  # they were put one after the other
+            raise DamagedJournal(
+                f"{object_url(store, keys[last])} is there, and what the journal says from record {known} on is not, "
+                "so what the job had done is not known; start the job again"
+            )
     return journals
 
 
@@ -219,7 +225,7 @@ def _joined(store: Store, keys: dict[int, str]) -> Records:
     records: Records = []
     for first, key in sorted(keys.items()):
         if first != len(records):
-            break  # a batch that never came: what follows it was never built on
+            break
         records += read_lines(read(store, key), object_url(store, key), first, whole=True)
     return records
 
