@@ -177,8 +177,13 @@ class Coordinator:
             if not future.done():  # the peer may be gone
                 future.set_result(answer)
 
-        self.desk.call(peer, call, time.monotonic(), reply)
-        self._wake()
+        try:
+            self.desk.call(peer, call, time.monotonic(), reply)
+        except Exception as error:  # a fault of ours: the call would come again, and find it again
+            self.driver.fail(MrfastError(f"internal error in {type(call).__name__}: {type(error).__name__}: {error}"))
+            raise
+        finally:
+            self._wake()
         answer = await future
         if isinstance(answer, MrfastError):
             raise answer

@@ -361,7 +361,8 @@ class JobWork:
         kept = self._kept()
         self.error = commit.with_cure(error, self.spec, len(kept))
         document = {"job": self.spec.job, "name": self.spec.name, "error": str(error), "attempts": self._attempts}
-        self._effects.append(Effect("fail", lambda: self._write_failure(document, kept)))
+        lines = self._bad.lines()
+        self._effects.append(Effect("fail", lambda: self._write_failure(document, kept, lines)))
 
     def _kept(self) -> set[str]:
         """The keys of what was accepted: a resumed job goes on from it."""
@@ -371,9 +372,11 @@ class JobWork:
         maps = {inter_key(job, attempt) for _, attempt, _ in self.scheduler.accepted_maps()}
         return maps | {out_key(job, attempt) for _, attempt, _ in self.scheduler.accepted_reduces()}
 
-    def _write_failure(self, document: dict[str, Any], kept: set[str]) -> None:
+    def _write_failure(self, document: dict[str, Any], kept: set[str], bad_records: bytes) -> None:
         if is_superseded(self._store, self.spec.job, self.epoch):
             return
+        if bad_records:
+            commit.write_bad_records(self.spec.job, bad_records, self._store)
         if commit.write_failure(self.spec, document, self._store, self._output()) and not self.spec.keep_intermediate:
             commit.clean(self.spec.job, {"parts": []}, self._store, keep=kept)
 
