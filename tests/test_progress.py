@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 
 def status(**changes: Any) -> dict[str, Any]:
-    return {"maps": 8, "maps_done": 3, "reduces": 1, "reduces_done": 0, **changes}
+    return {"job": "j1", "maps": 8, "maps_done": 3, "reduces": 1, "reduces_done": 0, **changes}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,10 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds() -> None:
     assert stream.getvalue() == ""
     view.update(status(), 10.0)
     view.update(status(), 10.1)
-    assert stream.getvalue() == "mrfast: 10 s: 3 of 8 maps, 0 of 1 reduce done\n"
+    assert stream.getvalue().splitlines() == [
+        "mrfast: job j1; should it be killed: mrfast run --resume j1",
+        "mrfast: 10 s: 3 of 8 maps, 0 of 1 reduce done",
+    ]
     view.close()
 
 

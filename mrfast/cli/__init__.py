@@ -28,7 +28,7 @@ import click  # noqa: E402
 from .. import __version__, api  # noqa: E402
 from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted  # noqa: E402
-from .options import job_options  # noqa: E402
+from .options import check_resume, job_options  # noqa: E402
 from .show import print_data, say, show_result, to_null  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
@@ -96,8 +96,7 @@ def run(
     started = time.monotonic()
     view = ProgressView(started, quiet=quiet)
     if resume is not None:
-        if inputs:
-            raise UsageError(f"--resume {resume}: the job's inputs are known; leave out INPUT")
+        check_resume(resume, {"app", "workers"})
         api.preload()
         _ctrl_c_raises()
         result = api.resume_job(resume, app, store=options["store"], workers=workers, view=view)
@@ -184,8 +183,8 @@ def mrfast_coordinator(
     INPUT is a file, a folder, a glob, s3://bucket/key, s3://bucket/prefix/ or an s3:// glob, in any mix. The workers
     bring the application. An address that other machines reach needs a token: $MRFAST_TOKEN, the same everywhere.
     """
-    if resume is not None and inputs:
-        raise UsageError(f"--resume {resume}: the job's inputs are known; leave out INPUT")
+    if resume is not None:
+        check_resume(resume, {"listen", "linger_s", "token_file"})
     if resume is None and not inputs:
         raise UsageError("no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast-coordinator books/*.txt")
     from ..control.coordinator import Coordinator, check_listen
@@ -208,7 +207,7 @@ def mrfast_coordinator(
         resume=resume is not None,
         quoted_newlines=has_quoted_newlines,
     )
-    view = ProgressView(time.monotonic(), quiet=quiet)
+    view = ProgressView(time.monotonic(), quiet=quiet, names_job=False)  # it says so where it listens
 
     def ended(driver: JobDriver) -> None:
         view.close()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
 
 from .. import api
+from ..errors import UsageError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
+STAYS = {"resume", "store", "as_json", "quiet"}  # what says how, and not which job
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,6 +36,17 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if size < 1:
             self.fail("at least 1 byte is needed", param, ctx)
         return size
+
+
+def check_resume(job: str, own: Collection[str]) -> None:
+    """UsageError for what describes a job beside --resume, which names one; `own` are the command's other options."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        name = param.name or ""
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and ctx.params[name] and name not in {*own, *STAYS}:
+            what = "INPUT" if isinstance(param, click.Argument) else param.opts[-1]
+            raise UsageError(f"--resume {job}: the job is described already; leave out {what}")
 
 
 def job_options(command: F) -> F:

@@ -30,9 +30,10 @@ def counted(count: int, noun: str) -> str:
 class ProgressView:
     """Shows what `update` is told; `close` leaves the terminal as it was."""
 
-    def __init__(self, now: float, *, quiet: bool = False, stream: TextIO | None = None):
+    def __init__(self, now: float, *, quiet: bool = False, names_job: bool = True, stream: TextIO | None = None):
         self._stream = stream or sys.stderr
         self._quiet = quiet
+        self._unnamed = names_job  # whether the job is still to be named
         self._terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._next = now + (BARS_AFTER_S if self._terminal else LINE_EVERY_S)
         self._start = now
@@ -47,6 +48,11 @@ class ProgressView:
         """Shows the job's status, if it is time to: maps, maps_done, reduces, reduces_done, running, bytes_done."""
         if self._quiet or now < self._next or not status.get("maps"):
             return
+        if self._unnamed:
+            self._unnamed = False
+            self.write(
+                f"mrfast: job {status['job']}; should it be killed: mrfast run --resume {status['job']}\n".encode()
+            )
         if self._terminal:
             self._next = now + BARS_EVERY_S
             self._draw(status)
