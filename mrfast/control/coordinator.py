@@ -92,9 +92,9 @@ class Coordinator:
             for number in STOPPED:
                 loop.add_signal_handler(number, self._stop, number)
             self._start_effects()
-            while not self._effects_idle() and self.driver.state != "FAILED":
+            while not self.driver.begun and self.driver.state != "FAILED":
                 await self._wait(TICK_S)  # the output is claimed before anyone is told where to come
-            if self.driver.state not in ("COMMITTED", "FAILED") and self._signal is None:
+            if self.driver.state in ("WAITING", "PLANNING", "RUNNING") and self._signal is None:
                 where = f"{reached_at(host)}:{port}"
                 self._say(f"listening on {host}:{port}; start workers with: mrfast-worker APP {where}")
                 self._say(f"job {self.driver.spec.job}; should this coordinator die, go on with --resume and its id")

@@ -65,7 +65,7 @@ class JobWork:
         )
         self._history: list[dict[str, Any]] = []
         self._whole: set[str] | None = None
-        self._begun = False
+        self.begun = False
         self._mirror = Mirror(store)
         self._outputs = Outputs()
         self._unread: dict[int, MapReport] = {}  # accepted by an earlier epoch, their indexes not read yet
@@ -140,7 +140,7 @@ class JobWork:
 
     def _on_begun(self, begun: Begun) -> None:
         self.epoch, self.journal, self._history = begun.epoch, begun.journal, begun.records
-        self._begun = True
+        self.begun = True
         if begun.manifest is not None:  # committed by an earlier epoch: its parts need only be published again
             self.state = "COMMITTING"
             manifest = begun.manifest
@@ -155,7 +155,7 @@ class JobWork:
 
     def _plan(self) -> None:
         """Cuts the input as soon as the output is ours and the app has said how."""
-        if self.state == "WAITING" and self._begun and self.app is not None:
+        if self.state == "WAITING" and self.begun and self.app is not None:
             self.state = "PLANNING"
             self._effects.append(Effect("plan", self._make_splits))
 
