@@ -276,7 +276,7 @@ def wait_for(true: Callable[[], bool], most_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def overhead(folder: Path, pairs: int = 5, maps: int = 12_000) -> None:
+def overhead(folder: Path, pairs: int = 5, maps: int = 45_000) -> None:
     """`mrfast run` as it is, and with its journal and renewals taken out."""
     app = ROOT / "apps" / "wc.py"
     source = inputs(folder, maps, (" ".join(f"word{n * 7919 % 50_021}" for n in range(20_000)) + "\n") * 3)

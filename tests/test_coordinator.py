@@ -367,7 +367,7 @@ def test_a_report_of_nothing_is_an_error() -> None:
 def test_a_worker_with_another_app_is_refused_and_not_waited_for(changes: dict[str, Any]) -> None:
     with serving() as it:
         peer = Peer(it.address)
-        with pytest.raises(AppRefused, match="this worker was refused"):
+        with pytest.raises(AppRefused, match="refused, so that all of a job is made by one program"):
             peer.call("hello", messages.Hello("other", 1, replace(APP, **changes)))
         assert peer.work(it.driver._store) == "done"
     assert it.ended == 0

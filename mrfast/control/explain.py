@@ -8,17 +8,17 @@ from mrfast.model import AppInfo, JobSpec
 
 
 def difference(first: AppInfo, other: AppInfo) -> str:
-    """Why a later worker is refused, and what to do about it."""
+    """Why a later worker, or who resumes the job, is refused, and what to do about it."""
     if other.mrfast_version != first.mrfast_version:
-        what = f"mrfast {other.mrfast_version}, the job runs {first.mrfast_version}: install that version here"
+        what = f"mrfast {other.mrfast_version} is here, and the job runs {first.mrfast_version}: install that version"
     elif other.python_version != first.python_version:
-        what = f"Python {other.python_version}, the job runs {first.python_version}: use that version here"
+        what = f"Python {other.python_version} is here, and the job runs {first.python_version}: use that version"
     else:
         what = (
-            f"the application {other.name} ({other.fingerprint[:8]}), the job runs {first.name} "
-            f"({first.fingerprint[:8]}): start this worker with the same file"
+            f"the application here is {other.name} ({other.fingerprint[:8]}), and the job's is {first.name} "
+            f"({first.fingerprint[:8]}): use the same file, unchanged"
         )
-    return f"this worker was refused: it has {what}"
+    return f"refused, so that all of a job is made by one program: {what}"
 
 
 def explain(job: str, failure: JobFailure) -> str:
