@@ -308,7 +308,7 @@ def stragglers(folder: Path) -> None:
     """Three workers, and one that is ten times slower; the paper's job took 44 % longer without backup attempts."""
     app = folder / "slow.py"
     app.write_text(SLOW_APP)
-    source = inputs(folder, 24, "a line\n" * 400)
+    source = inputs(folder, 34, "a line\n" * 400)
     taken = {}
     for word, before in (("without", NO_BACKUPS), ("with", "")):
         process, address = coordinator(source, "-r", 4, "--store", folder / word, before=before)

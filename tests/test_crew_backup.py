@@ -178,7 +178,7 @@ def only_reduces_wait(s: Scheduler, worker: str, now: float) -> None:
 
 def test_the_slow_last_map_gets_a_backup_and_the_loser_is_told():
     s, slow = nearly_done()
-    only_reduces_wait(s, "w2", 10.0)
+    only_reduces_wait(s, "w1", 10.0)
     assert s.assign("w1", 10.0) is None  # never where it runs already
     second = take(s, "w2", 10.0)
     assert (second, s.backups) == ("m-000000.e1.2", 1)
@@ -189,6 +189,25 @@ def test_the_slow_last_map_gets_a_backup_and_the_loser_is_told():
     assert "superseded" in last(s, slow)
     assert s.renew(slow, "w1", Progress(), 11.0) == "cancel"
     assert s.map_done(slow, "of m-000000", 11.0) == "superseded"
+
+
+def test_a_reduce_that_waits_makes_room_for_a_backup():
+    s, _ = nearly_done()
+    only_reduces_wait(s, "w2", 9.0)  # before a backup is due, so that no slot is left for one
+    assert s.tick(9.9) == 0
+    assert s.tick(10.0) == 0
+    assert s.next_deadline() == 11.0
+    s.renew("m-000000.e1.1", "w1", Progress(bytes_done=1, bytes_total=100), 11.0)
+    assert s.tick(11.0) == 1
+    assert take(s, "w2", 11.0) == "m-000000.e1.2"
+    assert s.tick(14.0) == 0, "one backup, one slot"
+    s.validate()
+
+
+def test_a_reduce_that_waits_on_the_slow_worker_itself_stays():
+    s, _ = nearly_done()
+    only_reduces_wait(s, "w1", 9.0)
+    assert s.tick(10.0) == s.tick(15.0) == 0
 
 
 def test_a_backup_that_is_late_is_told():

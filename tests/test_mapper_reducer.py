@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from mrfast.app import App
 from mrfast.index import SegmentIndex, TableDigest
 from mrfast.model import MapReport, ReduceReport, inter_key
 from mrfast.storage import base
+from mrfast.tasks import pulse
 
 BOOKS = {
     "a.txt": b"the cat\nand the dog\n\nthe end",
@@ -180,6 +182,31 @@ def test_the_map_object_and_its_report_agree() -> None:
     assert (len(data), xxhash.xxh3_64_hexdigest(data)) == (report.size, report.xxh3)
     assert core.read_index(data, len(data)).pack() == report.index
     assert job.progress[-1].phase == "write"
+
+
+def test_progress_is_what_is_mapped_and_not_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup attempt is for whoever is far from the end, though all of its input has been read."""
+    monkeypatch.setattr(pulse, "PULSE_S", 0.001)
+    beaten = threading.Event()
+    said: list[list[int]] = []
+
+    def slowly(path: str, line: bytes) -> list[tuple[str, int]]:
+        for _ in range(2):  # one that began before this line did may have seen the one before
+            beaten.clear()
+            assert beaten.wait(10)
+        said.append([job.progress[-1].bytes_done, job.progress[-1].bytes_total])
+        return [(line.decode(), 1)]
+
+    class Told(list[Any]):
+        def append(self, progress: Any) -> None:
+            super().append(progress)
+            beaten.set()
+
+    job = Job(App.from_functions(map=slowly, reduce=total, input="lines"), {"a": b"1\n2\n", "b": b"3\n4\n"})
+    job.progress = Told()
+    job.map(0, *job.pieces)
+    assert said == [[0, 8], [2, 8], [4, 8], [6, 8]]
+    assert job.progress[-1].bytes_done == 8
 
 
 def test_skipped_lines_are_counted() -> None:

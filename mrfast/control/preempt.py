@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterable
 from mrfast.control.leases import Lease
 
 
+def fetched(lease: Lease) -> tuple[int, int]:
+    """How much an attempt would lose."""
+    return lease.progress.bytes_done, lease.task
+
+
 def choose(waiting: Iterable[Lease], tried: list[int], fresh: int, may: Callable[[int, str], bool]) -> list[Lease]:
     """The reduces to end, those that have fetched least: one for each idle map that may run on their worker.
 
@@ -15,7 +20,7 @@ def choose(waiting: Iterable[Lease], tried: list[int], fresh: int, may: Callable
     """
     left = list(tried)
     found = []
-    for lease in sorted(waiting, key=lambda lease: (lease.progress.bytes_done, lease.task)):
+    for lease in sorted(waiting, key=fetched):
         task = next((task for task in left if may(task, lease.worker)), None)
         if task is not None:
             left.remove(task)

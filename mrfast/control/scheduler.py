@@ -14,7 +14,7 @@ from mrfast.control.leases import Lease
 from mrfast.control.names import Names
 from mrfast.control.ready import Ready
 from mrfast.control.records import STORE_FAILURES_MAX, Attempt, JobFailure, Running
-from mrfast.control.table import ACCEPTED_CODE, TaskTable
+from mrfast.control.table import TaskTable
 from mrfast.control.transitions import RUNNING, TRANSITIONS, IllegalEvent
 from mrfast.index import TableDigest
 from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress
@@ -69,22 +69,27 @@ class Scheduler(TaskTable):
                     self._close(lease, "released", now)
 
     def assign(self, worker: str, now: float) -> Attempt | None:
-        """The next task for this worker: maps, requeued before fresh; then reduces; then a backup of a slow one."""
+        """The next task for this worker: maps, requeued before fresh; then reduces; then a backup of a slow one.
+
+        While maps run, a backup of one comes before a reduce that could only wait for it.
+        """
         self._seen(worker, now)
         if self.state != RUNNING or self.crew.rests(worker, now):
             return None
         task = self._take(self._ready_maps, worker, now)
         if task is not None:
             self._starved_at = None
-        elif self._reduce_may_start(now):
+        elif self.maps_done == self.maps:
             task = self._take(self._ready_reduces, worker, now)
         word = "leased"
-        if task is None:
-            slow = self._slow(worker, now)
-            if slow is None:
-                return None
+        if task is None and (slow := self._slow(worker, now)) is not None:
             task, word = slow.task, "backup"
             self.backups += 1
+            self._starved_at = None
+        elif task is None and self._reduce_may_start_early(now):
+            task = self._take(self._ready_reduces, worker, now)
+        if task is None:
+            return None
         record = self._record(task)
         record.issued += 1
         lease = Lease(task, self.names.serial(record.issued), worker, now)
@@ -334,11 +339,9 @@ class Scheduler(TaskTable):
             return 0
         return 2 if now - record.shun_at < BARRED_S and self.crew.others(worker, now) else 1
 
-    def _reduce_may_start(self, now: float) -> bool:
-        """Once every map is accepted; or early: no map waits, and a slot stays for one that must run again."""
-        if self.maps_done == self.maps:
-            return True
-        if self.maps_done < EARLY_SHARE * self.maps or self._maps_waiting():
+    def _reduce_may_start_early(self, now: float) -> bool:
+        """Whether no map waits, and a slot stays for one that must run again."""
+        if self.maps_done == self.maps or self.maps_done < EARLY_SHARE * self.maps or self._maps_waiting():
             return False
         return sum(lease.task >= self.maps for lease in self._leases) < self.crew.slots(now) - 1
 
@@ -372,6 +375,9 @@ class Scheduler(TaskTable):
         waiting = [lease for lease in self._leases if self._waits(lease) and not self.crew.rests(lease.worker, now)]
         if not waiting:
             return []
+        if not self._maps_waiting():  # one makes room for a backup of a map that holds all of them up
+            least = sorted(waiting, key=preempt.fetched)
+            return [lease for lease in least if self._slow(lease.worker, now) is not None][:1]
         tried = [task for task in self._ready_maps.tried() if self._is_idle(task)]
         fresh = self._maps_waiting() - len(tried)
         return preempt.choose(waiting, tried, fresh, lambda task, worker: self._shunned(task, worker, now) < 2)
@@ -433,16 +439,6 @@ class Scheduler(TaskTable):
         self._roll_back(now)
         for lease in [lease for lease in self._leases if lease.task >= self.maps and lease.fed]:
             self._close(lease, "cancelled", now)
-
-    def _roll_back(self, now: float) -> None:
-        for task in range(self.maps, self.maps + self.reduces):
-            if self._states[task] == ACCEPTED_CODE:
-                record = self._tasks[task]
-                self._step(task, "rolled_back")
-                self._note(record, "rolled_back", record.accepted, "", now)
-                record.accepted, record.table = 0, ""
-                self._ready_reduces.put(task)
-        self.reduces_done = 0
 
     def validate(self) -> None:
         """Assert every invariant; costs a walk over all tasks, for tests."""

@@ -187,6 +187,16 @@ class TaskTable:
     def _maps_waiting(self) -> int:
         return self._states.count(IDLE_CODE, 0, self.maps)
 
+    def _roll_back(self, now: float) -> None:
+        for task in range(self.maps, self.maps + self.reduces):
+            if self._states[task] == ACCEPTED_CODE:
+                record = self._tasks[task]
+                self._step(task, "rolled_back")
+                self._note(record, "rolled_back", record.accepted, "", now)
+                record.accepted, record.table = 0, ""
+                self._ready_reduces.put(task)
+        self.reduces_done = 0
+
     def _named(self, kind: str, attempt: str) -> tuple[int, int]:
         found = self.names.parse(attempt)
         if found is None or self.names.kind_index(found[0])[0] != kind:

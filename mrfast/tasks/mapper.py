@@ -96,6 +96,7 @@ class _MapAttempt:
         self._reader: PieceReader | None = None
         self._located = False
         self._bytes_done = 0
+        self._bytes_before = 0  # of the pieces before the one that is read
         self._most_records = 0
         self._bytes_total = sum(piece.length for piece in task.pieces)
         op = app.native_map
@@ -142,6 +143,7 @@ class _MapAttempt:
         if self._skipping is not None:
             self._reader = records = self._skipping.reader(self._stores(root), key, piece, app.cut, **options)
             self._skipping.call(app.map, records, number, self._sink)
+            self._bytes_before += piece.length
             return
         self._reader = reader = PieceReader(self._stores(root), key, piece, app.cut, **options)
         if self._source is not None:
@@ -151,6 +153,7 @@ class _MapAttempt:
         else:
             self._call(reader)
         self._located = False
+        self._bytes_before += piece.length
 
     def _feed(self, reader: PieceReader) -> None:
         self._sink.begin(self.path, reader.bounds()[0])
@@ -193,7 +196,15 @@ class _MapAttempt:
         with self._progress_lock:  # the pulse must not take back what came a moment later
             collected = 0 if self._skipping is None else self._skipping.collected
             self._most_records = max(self._most_records, self._sink.records_in + collected)
-            self._progress(Progress(self._phase, self._bytes_done, self._bytes_total, self._most_records))
+            self._progress(Progress(self._phase, self._bytes_mapped(), self._bytes_total, self._most_records))
+
+    def _bytes_mapped(self) -> int:
+        """How far the application is: a block that is read is not yet mapped, which in Python takes its time."""
+        reader = self._reader
+        if self._source is not None or reader is None or reader.is_compressed:
+            return self._bytes_done
+        within = max(0, min(reader.offset - reader.piece.offset, reader.piece.length))
+        return min(self._bytes_done, self._bytes_before + within)
 
     def _apart(self, work: Callable[[], object]) -> None:
         """Does work that comes while pairs are emitted, and that no record is to blame for."""

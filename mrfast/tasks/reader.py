@@ -52,6 +52,11 @@ class PieceReader:
         self._compression = compression(piece.path)
         self._bounds: tuple[int, int] | None = None
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether `offset` counts the bytes of the object when it is decompressed."""
+        return self._compression is not None
+
     def bounds(self) -> tuple[int, int]:
         """Where the piece's first record starts and its last one ends; for a compressed object, in its stored bytes."""
         if self._bounds is None:

@@ -393,6 +393,9 @@ class SimJob:
                 break
             if until is None and self.has_ended() and world.now > self.faults_until:
                 until = world.now + AFTER_S
+            if until is not None and not self.has_ended():  # a coordinator that was frozen has resumed a failed job
+                until = None
+                self.start_worker(0.0)
             if world.events > 400_000:
                 raise Violation("no end of events")
         self.check_end()
