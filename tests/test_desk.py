@@ -165,15 +165,20 @@ def test_a_second_connection_takes_over_from_the_first(front: Front) -> None:
     assert front.run.driver.scheduler.is_open(task.attempt), "its lease did not end with the old connection"
 
 
-def test_one_that_never_takes_its_answers_holds_up_nobody(front: Front) -> None:
+def test_one_that_never_takes_its_answers_holds_up_nobody() -> None:
     """The Go coordinator held its lock across a call to every reducer: one frozen reducer froze all."""
-    maps = front.take("one", 2)
-    for task in maps:
-        front.report("one", task)
+    front = Front()
+    first, second = front.take("one", 2)
+    front.report("one", first)
     front.sync()
-    frozen, other = front.take("two", 2)
-    front.call("two", messages.AskOutputs("two", frozen.attempt, 0, 20.0))  # and it never says anything again
-    assert isinstance(other, ReduceTask)
+    early, _ = front.take("two", 2)
+    page = front.call("two", messages.AskOutputs("two", early.attempt, 0, 20.0)).answer
+    waits = front.call("two", messages.AskOutputs("two", early.attempt, page.next, 20.0))  # and it freezes
+    assert isinstance(early, ReduceTask)
+    assert not waits.answers
+    asked = front.report("one", second)
+    front.sync()
+    assert asked.answer.word == "accepted"
     front.desk.closed("two", 2.0)
     for now in range(3, 16):
         front.step(float(now))

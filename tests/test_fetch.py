@@ -9,12 +9,13 @@ import pytest
 import xxhash
 from memory_job import Job, Pages, example
 
-from mrfast import core
+from mrfast import core, storage
 from mrfast.errors import CorruptSegment
 from mrfast.index import TableDigest
-from mrfast.model import Failure, MapReport, ReduceReport, Segment, inter_key, out_key
+from mrfast.model import Failure, MapReport, ReduceReport, ReduceTask, Segment, inter_key, out_key
 from mrfast.storage import base
 from mrfast.tasks import fetch
+from mrfast.tasks.reducer import run_reduce
 
 FILES = {"a": b"one two", "b": b"two three", "c": b"", "d": b"four"}
 
@@ -89,6 +90,17 @@ def test_pages_come_in_any_order_and_empty_segments_are_never_read(case: Case) -
     a, b, c, d = case.segments
     assert case.part(Pages([d], [], [c, b], [a], []), case.segments) == WORDS
     assert case.reads == [d.attempt, b.attempt, a.attempt]
+
+
+def test_objects_of_an_earlier_job_are_never_read() -> None:
+    """The Go program's next job found the last one's map outputs under the names that its own would have."""
+    earlier = Job(example("wc"), FILES, reduces=1)
+    segments = list(earlier.segments(earlier.maps(), 0))
+    task = ReduceTask("k", "r-00000.1.1", 0, len(FILES), earlier.url, 1 << 30)
+    report = run_reduce(earlier.app, task, Pages(segments), lambda progress: None, storage.open_store)
+    assert isinstance(report, Failure)
+    assert "jobs/k/inter/" in report.message
+    assert "missing" in report.message
 
 
 def test_a_complete_page_waits_for_every_map(case: Case) -> None:

@@ -166,26 +166,6 @@ def test_a_committed_job_is_published_again() -> None:
     assert second.driver.result == first.driver.result
 
 
-def test_what_an_earlier_job_left_in_the_store_is_never_read() -> None:
-    earlier = made()
-    tasks = earlier.driver.poll("w", 9, 0.0)
-    for task in tasks:
-        earlier.driver.report("w", earlier.map_report(task, b"o"), 0.0)  # type: ignore[arg-type]
-    spec = replace(earlier.spec, job="1" * 32, output_url=f"{earlier.spec.store_url}/other")
-    later = Made(spec)
-    later.start()
-    for task in later.driver.poll("w", 9, 0.0):
-        later.driver.report("w", later.map_report(task), 0.0)  # type: ignore[arg-type]
-    (reduce, _) = later.driver.poll("w", 9, 0.0)
-    page = later.driver.outputs(reduce.attempt, 0, 9, 0.0)
-    assert page is not None
-    own = {inter_key(spec.job, segment.attempt) for segment in page[0]}
-    assert len(own) == MAPS
-    assert all(base.read(later.store, key).startswith(b"x") for key in own)
-    stale = earlier.driver.poll("w", 9, 0.0)
-    assert {task.job for task in stale} == {earlier.spec.job} != {spec.job}
-
-
 def test_tasks_are_handed_out_before_the_indexes_are_read() -> None:
     first = made()
     for task in first.driver.poll("w", 2, 0.0):

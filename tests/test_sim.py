@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from pathlib import Path
 
 import pytest
 from sim.job import SimJob
@@ -53,5 +53,8 @@ def test_every_removed_safeguard_is_noticed(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("mutant", [each for each in MUTANTS if each.directed], ids=lambda each: each.name)
 def test_the_others_have_a_test_of_their_own(mutant: Mutant) -> None:
-    name, _, test = mutant.directed.partition("::")
-    assert f"def {test}(" in (Path(__file__).parent / name).read_text()
+    name, _, test = mutant.directed.partition(".py::")
+    check = getattr(importlib.import_module(name), test)
+    check(*mutant.arguments())
+    with mutant.removed(), pytest.raises(Exception):  # noqa: B017 (an assertion, or what the code runs into)
+        check(*mutant.arguments())

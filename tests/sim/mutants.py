@@ -21,7 +21,7 @@ from mrfast.control.leases import Leases
 from mrfast.control.scheduler import Scheduler
 from mrfast.errors import CorruptSegment
 from mrfast.model import Failure
-from mrfast.tasks import fetch
+from mrfast.tasks import fetch, mapper
 from mrfast.tasks.agent import Agent
 from mrfast.tasks.fetch import Fetched
 
@@ -41,6 +41,7 @@ class Mutant:
     remove: Patch
     seed: int | None = None
     directed: str = ""
+    arguments: Callable[[], tuple[Any, ...]] = tuple
 
     @contextmanager
     def removed(self) -> Iterator[None]:
@@ -92,6 +93,22 @@ class _Core:
 
 def same_name(job: str, attempt: str) -> str:
     return f"jobs/{job}/inter/{attempt.split('.')[0]}"
+
+
+def any_jobs(job: str, attempt: str) -> str:
+    return f"jobs/inter/{attempt}"
+
+
+def one_after_the_other(wait: Any) -> Any:
+    """A call waits for those that came before it, whoever sent them."""
+
+    def waiting(self: Any, line: object, until: float, reply: Any, answer: Any, now: float) -> None:
+        def in_turn(now: float, late: bool) -> Any:
+            return None if self._waiting else answer(now, late)
+
+        wait(self, line, until, reply, in_turn, now)
+
+    return waiting
 
 
 def first_epoch(init: Any) -> Any:
@@ -257,10 +274,21 @@ MUTANTS = [
         "DONE is terminal",
         replace(Scheduler, "_finish", lambda self, event: None),
         directed="test_scheduler.py::test_the_end_is_final",
+        arguments=lambda: ("COMMITTED",),
     ),
     Mutant(
         "Go: a late result is thrown away",
         replace(table.TaskTable, "_end", closing_end(table.TaskTable._end)),
         directed="test_scheduler.py::test_an_expired_attempt_may_run_beside_its_successor_until_one_is_accepted",
+    ),
+    Mutant(
+        "Go: a lock is held while reducers are called",
+        replace(Desk, "_wait", one_after_the_other(Desk._wait)),
+        directed="test_desk.py::test_one_that_never_takes_its_answers_holds_up_nobody",
+    ),
+    Mutant(
+        "Go: objects of an earlier job are read by the next",
+        both(*(replace(module, "inter_key", any_jobs) for module in (mapper, fetch))),
+        directed="test_fetch.py::test_objects_of_an_earlier_job_are_never_read",
     ),
 ]
