@@ -1,0 +1,146 @@
+"""Every request that was sent to an object store, counted by verb, phase and outcome, and what they cost.
+
+A request counts when it is sent, as `lost` until its answer tells: a process that is killed between the two has counted
+it. The counts are an array of numbers over any memory, so that a parent can share it with the child that it forks, and
+read what a child had sent that is no more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+VERBS = ("GET", "HEAD", "LIST", "PUT", "COPY", "POST", "DELETE")
+PHASES = ("plan", "map", "reduce", "commit", "journal", "clean")
+OUTCOMES = ("ok", "refused", "throttled", "failed", "lost")  # 2xx; 4xx; 429, 503; other 5xx; no whole answer
+_COLUMNS = (*OUTCOMES, "bytes_up", "bytes_down")
+PAGE_BYTES = 8 * len(VERBS) * len(PHASES) * len(_COLUMNS)
+
+Counts = dict[str, dict[str, dict[str, int]]]  # phase -> verb -> column -> number; zeros are left out
+
+# US East (N. Virginia), S3 Standard, dollars for 1,000 requests: https://aws.amazon.com/s3/pricing/
+PRICES = {"GET": 0.0004, "HEAD": 0.0004, "LIST": 0.005, "PUT": 0.005, "COPY": 0.005, "POST": 0.005, "DELETE": 0.0}
+
+
+class Ledger:
+    """The requests of one process; counting is for any thread, and costs under a microsecond."""
+
+    def __init__(self, memory: Any = None) -> None:
+        self._cells = memoryview(bytearray(PAGE_BYTES) if memory is None else memory)[:PAGE_BYTES].cast("Q")
+        self._lock = threading.Lock()
+
+    def sent(self, verb: str, phase: str, bytes_up: int = 0) -> int:
+        """A request goes out; the row for `answered`."""
+        row = (PHASES.index(phase) * len(VERBS) + VERBS.index(verb)) * len(_COLUMNS)
+        with self._lock:
+            self._cells[row + 4] += 1
+            self._cells[row + 5] += bytes_up
+        return row
+
+    def answered(self, row: int, outcome: str) -> None:
+        """Its answer is here."""
+        if outcome != "lost":
+            with self._lock:
+                self._cells[row + 4] -= 1
+                self._cells[row + OUTCOMES.index(outcome)] += 1
+
+    def received(self, row: int, bytes_down: int) -> None:
+        """So many bytes of a body have come."""
+        with self._lock:
+            self._cells[row + 6] += bytes_down
+
+    def counts(self) -> Counts:
+        """What was counted so far; `sent` requests whose answer is still to come are among the lost ones."""
+        counts: Counts = {}
+        at = iter(range(0, len(self._cells), len(_COLUMNS)))
+        for phase in PHASES:
+            for verb in VERBS:
+                row = next(at)
+                found = {name: self._cells[row + n] for n, name in enumerate(_COLUMNS) if self._cells[row + n]}
+                if found:
+                    counts.setdefault(phase, {})[verb] = found
+        return counts
+
+
+def outcome_of(status: int) -> str:
+    """The outcome of an answer with this HTTP status."""
+    if status < 400:
+        return "ok"
+    if status in (429, 503):
+        return "throttled"
+    return "refused" if status < 500 else "failed"
+
+
+def total(several: Any) -> Counts:
+    """The sum of several Counts."""
+    counts: Counts = {}
+    for each in several:
+        for phase, verbs in each.items():
+            for verb, columns in verbs.items():
+                into = counts.setdefault(phase, {}).setdefault(verb, {})
+                for name, number in columns.items():
+                    into[name] = into.get(name, 0) + number
+    return counts
+
+
+def document(counts: Counts, prices: Mapping[str, float] = PRICES) -> dict[str, Any]:
+    """`requests` and `cost_usd` as `--json`, `_SUCCESS` and the status show them."""
+    by_verb: dict[str, int] = {}
+    by_phase: dict[str, dict[str, int]] = {}
+    by_outcome: dict[str, int] = {}
+    up = down = 0
+    for phase, verbs in counts.items():
+        for verb, columns in verbs.items():
+            number = sum(columns.get(outcome, 0) for outcome in OUTCOMES)
+            by_verb[verb] = by_verb.get(verb, 0) + number
+            by_phase.setdefault(phase, {})[verb] = number
+            for outcome in OUTCOMES:
+                if found := columns.get(outcome, 0):
+                    by_outcome[outcome] = by_outcome.get(outcome, 0) + found
+            up += columns.get("bytes_up", 0)
+            down += columns.get("bytes_down", 0)
+    return {
+        "requests": {"by_verb": by_verb, "by_phase": by_phase, "by_outcome": by_outcome, "bytes_up": up,
+                     "bytes_down": down},
+        "cost_usd": cost_usd(by_verb, prices),
+    }  # fmt: skip
+
+
+def cost_usd(by_verb: Mapping[str, int], prices: Mapping[str, float] = PRICES) -> float:
+    """What so many requests cost, in dollars."""
+    return round(sum(number * prices[verb] for verb, number in by_verb.items()) / 1000, 9)
+
+
+# -- of this process --------------------------------------------------------------------------------------------------
+
+_own = Ledger()
+_thread = threading.local()
+
+
+def use(ledger: Ledger) -> None:
+    """Counts this process's requests in `ledger` from now on: a forked child its own page."""
+    global _own
+    _own = ledger
+
+
+def current() -> Ledger:
+    """Where this process's requests are counted."""
+    return _own
+
+
+def phase() -> str:
+    """The phase for which this thread works; "plan" until it is told."""
+    return getattr(_thread, "phase", "plan")
+
+
+@contextmanager
+def working(phase: str) -> Iterator[None]:
+    """In the block, this thread's requests count for `phase`; a thread that it starts has to be told itself."""
+    before = getattr(_thread, "phase", "plan")
+    _thread.phase = phase
+    try:
+        yield
+    finally:
+        _thread.phase = before
