@@ -186,6 +186,9 @@ class Failure:
     url: str = ""
 
 
+WAITING = "wait"  # the phase of an attempt that waits for its turn to compute, and cannot show progress
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a running attempt has done so far; only ever grows within one phase."""

@@ -10,7 +10,7 @@ from mrfast.control import messages
 from mrfast.control.crew import LIVE_S
 from mrfast.control.schema import encode
 from mrfast.errors import AppError, CoordinatorLost, JobFailed, MrfastError
-from mrfast.model import AppInfo, Failure, InputCut, MapReport, MapTask, Piece, Progress, ReduceTask, Segment
+from mrfast.model import WAITING, AppInfo, Failure, InputCut, MapReport, MapTask, Piece, Progress, ReduceTask, Segment
 from mrfast.tasks.agent import ASK_AGAIN_S, FAREWELL_S, IDLE_RENEW_S, Agent
 from mrfast.tasks.pool import Bad, Finished, Refused, Wanted
 
@@ -62,14 +62,20 @@ class Pool:
     def __init__(self) -> None:
         self.info: AppInfo | None = AppInfo("app", "f", InputCut("lines", True), "text", "1", "3")
         self.slots_max = 2
+        self.ahead = False
+        self.phase = "map"
         self.tasks: dict[str, Any] = {}
 
     @property
     def free(self) -> int:
-        return self.slots_max - len(self.tasks)
+        return max(0, self.slots_max - len(self.tasks))
+
+    @property
+    def free_ahead(self) -> int:
+        return 2 * self.slots_max - len(self.tasks) if self.ahead and not self.free else 0
 
     def running(self) -> dict[str, Progress]:
-        return {attempt: Progress("map", 1) for attempt in self.tasks}
+        return {attempt: Progress(self.phase, 1) for attempt in self.tasks}
 
     def send(self, task: Any) -> None:
         self.tasks[task.attempt] = task
@@ -168,6 +174,25 @@ def test_hello_names_what_runs_is_fetched_or_is_not_reported(bench: Bench) -> No
     assert bench.connect().running == (MAP, other.attempt)
     assert [report.map.attempt for report in bench.line.calls("report")] == [MAP]
     assert [ask.since for ask in bench.line.calls("pieces")] == [0]
+
+
+def test_while_slots_are_busy_it_asks_for_tasks_to_read_ahead(bench: Bench) -> None:
+    bench.pool.ahead = True
+    other = MapTask("j", "m-000001.e1.1", 1, (), "s", 2, 1 << 20)
+    bench.give(MAP_TASK, other)
+    bench.agent.step(1.0)
+    assert [(poll.free, poll.ahead) for poll in bench.line.calls("poll")] == [(2, True)]
+    bench.finish(DONE)
+    bench.agent.step(2.0)
+    assert [(poll.free, poll.ahead) for poll in bench.line.calls("poll")] == [(2, True), (1, False)]
+
+
+def test_a_draining_worker_gives_back_what_it_reads_ahead(bench: Bench) -> None:
+    bench.give(MAP_TASK)
+    bench.pool.phase = WAITING
+    bench.agent.drain(1.0)
+    assert [release.attempt for release in bench.line.calls("release")] == [MAP]
+    assert bench.said[-1] == "draining: nothing runs"
 
 
 @pytest.mark.parametrize("how", ["lost reply", "down"])

@@ -7,7 +7,7 @@ import pytest
 from mrfast.control.ready import Ready
 from mrfast.control.scheduler import TRANSITIONS, IllegalEvent, JobFailure, Scheduler
 from mrfast.control.transitions import after
-from mrfast.model import Failure, Progress
+from mrfast.model import WAITING, Failure, Progress
 
 NO_PROGRESS = Progress()
 
@@ -581,6 +581,38 @@ def finished(state: str) -> tuple[Scheduler, str, str]:
     else:
         s.fail("no more", 1.0)
     return s, name, reduce
+
+
+def test_a_busy_worker_reads_ahead_only_where_there_is_plenty() -> None:
+    scheduler = Scheduler(5, 3)
+    scheduler.joined("a", 2, (), 0.0)
+    had = [scheduler.assign("a", 0.0) for _ in range(2)]
+    assert scheduler.assign("a", 0.0, ahead=True) is not None  # 3 wait, and 2 slots are here
+    assert scheduler.assign("a", 0.0, ahead=True) is not None
+    assert scheduler.assign("a", 0.0, ahead=True) is None, "the last one is for a slot that is free"
+    last = scheduler.assign("a", 0.0)
+    assert last is not None
+    assert all(had)
+    for attempt in [each.name for each in scheduler.running()]:
+        scheduler.map_done(attempt, "d", 1.0)
+    reads = scheduler.assign("a", 1.0, ahead=True)
+    assert reads is not None
+    assert reads.kind == "reduce"
+    assert scheduler.assign("a", 1.0, ahead=True) is not None
+    assert scheduler.assign("a", 1.0, ahead=True) is None
+
+
+def test_one_that_waits_for_its_turn_does_not_stall() -> None:
+    scheduler = Scheduler(1, 1, stall_s=5.0)
+    attempt = scheduler.assign("a", 0.0)
+    assert attempt is not None
+    for now in range(2, 20, 2):
+        assert scheduler.renew(attempt.name, "a", Progress(WAITING), now) == "ok"
+        scheduler.tick(now)
+    scheduler.renew(attempt.name, "a", Progress("map"), 20.0)
+    scheduler.renew(attempt.name, "a", Progress("map"), 25.0)
+    scheduler.tick(25.0)
+    assert [failure.kind for failure, _ in scheduler.stalled] == ["stalled"]
 
 
 @pytest.mark.parametrize("state", ["COMMITTED", "FAILED"])

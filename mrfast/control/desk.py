@@ -141,7 +141,7 @@ class Desk:
 
     def _poll(self, line: object, call: messages.Poll, now: float, reply: Reply) -> None:
         def answer(now: float, late: bool) -> Any:
-            tasks = self.driver.poll(call.worker, min(call.free, messages.TASKS_PER_POLL), now)
+            tasks = self.driver.poll(call.worker, min(call.free, messages.TASKS_PER_POLL), now, call.ahead)
             job, error = self._job_for(call.worker)
             return messages.tasks_message(job, error, tasks) if tasks or job != "running" or late else None
 

@@ -67,12 +67,15 @@ class JobDriver(JobWork):
             "renew_s": RENEW_S,
         }
 
-    def poll(self, worker: str, free: int, now: float) -> list[MapTask | ReduceTask]:
-        """Up to `free` tasks for this worker; none when there is nothing to do at this moment."""
+    def poll(self, worker: str, free: int, now: float, ahead: bool = False) -> list[MapTask | ReduceTask]:
+        """Up to `free` tasks for this worker; none when there is nothing to do at this moment.
+
+        `ahead`: its slots are busy, and it would read the tasks' input meanwhile.
+        """
         tasks: list[MapTask | ReduceTask] = []
         if self.state != "RUNNING" or self.scheduler is None:
             return tasks
-        while len(tasks) < free and (attempt := self.scheduler.assign(worker, now)) is not None:
+        while len(tasks) < free and (attempt := self.scheduler.assign(worker, now, ahead)) is not None:
             self._attempts["started"] += 1
             spec, name, index = self.spec, attempt.name, attempt.index
             if attempt.kind == "map":

@@ -52,11 +52,12 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Asks for up to `free` tasks, and waits for one."""
+    """Asks for up to `free` tasks, and waits for one; `ahead`: its slots have a task each, this one is read ahead."""
 
     worker: str
     free: int
     wait_s: float
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from mrfast.control.records import STORE_FAILURES_MAX, Attempt, JobFailure, Runn
 from mrfast.control.table import TaskTable
 from mrfast.control.transitions import RUNNING, TRANSITIONS, IllegalEvent
 from mrfast.index import TableDigest
-from mrfast.model import MAPS_MAX, REDUCES_MAX, Failure, Progress
+from mrfast.model import MAPS_MAX, REDUCES_MAX, WAITING, Failure, Progress
 
 __all__ = ["TRANSITIONS", "Attempt", "IllegalEvent", "JobFailure", "Running", "Scheduler"]
 
@@ -68,13 +68,16 @@ class Scheduler(TaskTable):
                 if (lease.task, lease.n) not in held:
                     self._close(lease, "released", now)
 
-    def assign(self, worker: str, now: float) -> Attempt | None:
+    def assign(self, worker: str, now: float, ahead: bool = False) -> Attempt | None:
         """The next task for this worker: maps, requeued before fresh; then reduces; then a backup of a slow one.
 
-        While maps run, a backup of one comes before a reduce that could only wait for it.
+        While maps run, a backup of one comes before a reduce that could only wait for it. `ahead`: its slots are busy.
+        It then has a task only where there is plenty: the last ones are for idle slots.
         """
         self._seen(worker, now)
         if self.state != RUNNING or self.crew.rests(worker, now):
+            return None
+        if ahead and self._waiting() < self.crew.slots(now):
             return None
         task = self._take(self._ready_maps, worker, now)
         if task is not None:
@@ -109,7 +112,7 @@ class Scheduler(TaskTable):
         lease = self._open(*found) or self._adopt(*found, worker, now)
         if lease is None or lease.worker != worker:
             return "cancel"
-        if progress != lease.progress:
+        if progress != lease.progress or progress.phase == WAITING:
             lease.progress, lease.moved = progress, now
         if lease.live:
             self._leases.move(lease, now + self.lease_s)

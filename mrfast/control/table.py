@@ -187,6 +187,10 @@ class TaskTable:
     def _maps_waiting(self) -> int:
         return self._states.count(IDLE_CODE, 0, self.maps)
 
+    def _waiting(self) -> int:
+        """The tasks of the phase that nobody has: maps, and reduces once every map is accepted."""
+        return self._maps_waiting() if self.maps_done < self.maps else self._states.count(IDLE_CODE, self.maps)
+
     def _roll_back(self, now: float) -> None:
         for task in range(self.maps, self.maps + self.reduces):
             if self._states[task] == ACCEPTED_CODE:

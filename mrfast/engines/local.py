@@ -17,9 +17,9 @@ from ..control.journal_files import JournalFiles, state_folder
 from ..errors import JobFailed, MrfastError, UsageError
 from ..interrupt import Interrupts
 from ..model import InputObject, JobSpec
-from ..storage import open_store, scheme_of, split_url
+from ..storage import is_remote, open_store, scheme_of, split_url
 from ..storage.base import Store
-from ..tasks.pool import Bad, Event, Finished, Ready, SlotPool, Wanted, write_stderr
+from ..tasks.pool import Bad, Event, Finished, Ready, SlotPool, Turn, Wanted, write_stderr
 from ..watch.progress import ProgressView
 
 WORKER = "local"
@@ -50,6 +50,7 @@ def run_local(
             load, workers, selector, on_output=view.write if view else write_stderr, private=interrupts.descriptors
         )
         driver = JobDriver(spec, store=store, journals=journals, resume=resume, quoted_newlines=has_quoted_newlines)
+        pool.ahead = is_remote(store.url) or any(is_remote(item.url) for item in spec.inputs[:1])
         engine = _Engine(driver, pool, interrupts, view)
         try:
             pool.start(_slots_at_start(spec))
@@ -141,9 +142,10 @@ class _Engine:
     def _assign(self) -> None:
         if self._pool.info is None or self.driver.state != "RUNNING":
             return
-        if free := self._pool.free:
-            for task in self.driver.poll(WORKER, free, time.monotonic()):
-                self._pool.send(task)
+        for ahead in (False, True):
+            if free := self._pool.free_ahead if ahead else self._pool.free:
+                for task in self.driver.poll(WORKER, free, time.monotonic(), ahead):
+                    self._pool.send(task)
 
     def _wait(self) -> list[Event]:
         """What has happened since, in the order in which it was noticed; also keeps leases and the view alive."""
@@ -201,6 +203,8 @@ class _Engine:
             self._answer_waiting()
         elif isinstance(event, Wanted):
             self._answer(event)
+        elif isinstance(event, Turn):
+            return
         elif isinstance(event, Bad):
             self.driver.bad_input(WORKER, event.attempt, event.map_index, event.map_attempt, event.why, now)
         else:

@@ -7,9 +7,14 @@ import os
 from mrfast.errors import UsageError
 from mrfast.storage.base import ObjectInfo, Store
 
-__all__ = ["ObjectInfo", "Store", "absolute_path", "open_store", "scheme_of", "split_url"]
+__all__ = ["ObjectInfo", "Store", "absolute_path", "is_remote", "open_store", "scheme_of", "split_url"]
 
 SCHEMES = ("file", "memory", "s3")
+
+
+def is_remote(url: str) -> bool:
+    """Whether reading there begins with waiting."""
+    return url.startswith("s3://")
 
 
 def scheme_of(url: str) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from ..control import messages
 from ..control.schema import BadFrame, decode
 from ..errors import CoordinatorLost, JobFailed, MrfastError
-from ..model import AppInfo, Failure, MapTask, Piece, Progress
+from ..model import WAITING, AppInfo, Failure, MapTask, Piece, Progress
+from ..storage import is_remote
 from .frames import Report, Task
-from .pool import Bad, Event, Finished, Ready, Refused, Wanted
+from .pool import Bad, Event, Finished, Ready, Refused, Turn, Wanted
 
 DRAIN_S = 90.0
 FAREWELL_S = 2.0
@@ -40,9 +42,12 @@ class Slots(Protocol):
 
     info: AppInfo | None
     slots_max: int
+    ahead: bool  # whether a slot is given a task while it computes another one
 
     @property
     def free(self) -> int: ...
+    @property
+    def free_ahead(self) -> int: ...
     def running(self) -> dict[str, Progress]: ...
     def send(self, task: Task) -> object: ...
     def cancel(self, attempt: str) -> None: ...
@@ -63,7 +68,8 @@ class Agent:
         self._drain_s = drain_s
         self._now = 0.0
         self._job: messages.JobInfo | None = None
-        self._polling = self._renewing = False
+        self._polling: set[bool] = set()  # whether ahead, of each poll that waits
+        self._renewing = False
         self._known_here = False  # this connection's hello was answered
         self._renew_at = 0.0
         self._unreported: dict[str, Report] = {}
@@ -77,7 +83,8 @@ class Agent:
 
     def hello(self) -> None:
         """The first call of every connection; the others follow its answer."""
-        self._known_here = self._polling = self._renewing = False
+        self._known_here = self._renewing = False
+        self._polling.clear()
         assert self._pool.info is not None
         call = messages.Hello(self.id, self._pool.slots_max, self._pool.info, tuple(sorted(self._busy())))
         self._call("hello", call, messages.JobInfo, self._on_hello)
@@ -89,7 +96,7 @@ class Agent:
             self._stop(event.error)
         elif isinstance(event, Finished):
             self._finished(event.report)
-        elif isinstance(event, Ready) or event.attempt not in self._pool.running():  # cancelled in the meantime
+        elif isinstance(event, (Ready, Turn)) or event.attempt not in self._pool.running():  # cancelled in the meantime
             return
         elif isinstance(event, Bad):
             self._bad[event.attempt, event.map_index] = event
@@ -128,6 +135,8 @@ class Agent:
         """Takes no new tasks from now on, and leaves when those that run have ended, or their time is up."""
         if self._drain_until is None:
             self._drain_until = now + self._drain_s
+            for attempt in [name for name, done in self._pool.running().items() if done.phase == WAITING]:
+                self._give_back(attempt)
             running = len(self._busy())
             self._say(f"draining: {running} running, no new tasks" if running else "draining: nothing runs")
 
@@ -223,6 +232,7 @@ class Agent:
             self._stop(CoordinatorLost(f"the job is gone: {self._link.name} runs another one now, {reply.job}"))
             return
         self._job = reply
+        self._pool.ahead = is_remote(reply.store_url)
         self._known_here = True
         if not self._busy():
             self._renew_at = self._now + IDLE_RENEW_S
@@ -237,15 +247,18 @@ class Agent:
             self._ask_pieces(attempt)
 
     def _poll(self) -> None:
-        free = self._pool.free - len(self._fetching)
-        if not self._here or self._polling or free < 1 or self._drain_until is not None:
+        """Asks for tasks, one question at a time; apart from it for those that are read ahead, while slots are busy."""
+        if not self._here or self._drain_until is not None:
             return
-        self._polling = True
-        call = messages.Poll(self.id, free, messages.WAIT_S_MAX)
-        self._call("poll", call, messages.Tasks, self._on_tasks)
+        for ahead, places in ((False, self._pool.free), (True, self._pool.free_ahead)):
+            free = places - len(self._fetching)
+            if free > 0 and ahead not in self._polling:
+                self._polling.add(ahead)
+                call = messages.Poll(self.id, free, messages.WAIT_S_MAX, ahead)
+                self._call("poll", call, messages.Tasks, partial(self._on_tasks, ahead))
 
-    def _on_tasks(self, reply: Any) -> None:
-        self._polling = False
+    def _on_tasks(self, ahead: bool, reply: Any) -> None:
+        self._polling.discard(ahead)
         if isinstance(reply, MrfastError):
             self._stop(reply)
             return

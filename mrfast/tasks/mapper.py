@@ -13,6 +13,7 @@ from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.pulse import Pulse
 from mrfast.tasks.reader import PieceReader
+from mrfast.tasks.turns import ALWAYS, Turns
 from mrfast.tasks.upload import upload
 
 if TYPE_CHECKING:
@@ -33,20 +34,22 @@ def nowhere(piece: int, offset: int) -> None:
     """Does not care which record the application is given."""
 
 
-def run_map(app: App, task: MapTask, progress: Report, stores: Stores, at: At = nowhere) -> MapReport | Failure:
+def run_map(
+    app: App, task: MapTask, progress: Report, stores: Stores, at: At = nowhere, turns: Turns = ALWAYS
+) -> MapReport | Failure:
     """The report of the finished attempt, or what went wrong; `stores` gives the store at a root URL.
 
     `at` hears which record the application is given, if records may be skipped.
     """
     if not task.bad_records_max or app.native_map is not None:
-        return _run(_MapAttempt(app, task, progress, stores))
+        return _run(_MapAttempt(app, task, progress, stores, turns))
     from mrfast.tasks.skipping import Again, Skipping, TooMany
 
     skipping = Skipping(task, at, app.native_combine if app.python_combine is None else None)
     while True:
         skipping.begin()
         try:
-            return _run(_MapAttempt(app, task, progress, stores, skipping), Again, TooMany)
+            return _run(_MapAttempt(app, task, progress, stores, turns, skipping), Again, TooMany)
         except Again:
             continue
         except TooMany as error:
@@ -79,7 +82,15 @@ def pairs_of(key: Any, result: Any) -> Iterable[tuple[Any, Any]]:
 
 
 class _MapAttempt:
-    def __init__(self, app: App, task: MapTask, progress: Report, stores: Stores, skipping: Skipping | None = None):
+    def __init__(
+        self,
+        app: App,
+        task: MapTask,
+        progress: Report,
+        stores: Stores,
+        turns: Turns,
+        skipping: Skipping | None = None,
+    ):
         from mrfast import core
         from mrfast.tasks.spill import SpilledSegments
 
@@ -90,6 +101,7 @@ class _MapAttempt:
         self._task = task
         self._progress = progress
         self._stores = stores
+        self._turns = turns
         self._skipping = skipping
         self._phase = "map" if skipping is None or skipping.runs == 1 else f"map {skipping.runs}"
         self._progress_lock = threading.Lock()
@@ -127,6 +139,7 @@ class _MapAttempt:
 
     def run(self) -> MapReport:
         """Maps every piece and writes the object."""
+        self._turns.take()
         # A native source says enough by itself: it reads on at once.
         with Pulse(self._beat) if self._source is None else nullcontext():
             for number, piece in enumerate(self._task.pieces):
@@ -245,6 +258,8 @@ class _MapAttempt:
         if self._spilled:
             self._spilled.add(drained)
             segments = self._spilled
+        else:
+            self._turns.give()  # the rest is the store's work
         index = b""
 
         def chunks() -> Iterator[Any]:

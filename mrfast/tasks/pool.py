@@ -21,7 +21,7 @@ from ..app import App
 from ..control.schema import decode, encode
 from ..control.wire import error_from_wire
 from ..errors import AppError, MrfastError
-from ..model import AppInfo, Failure, MapTask, Progress, Segment
+from ..model import WAITING, AppInfo, Failure, MapTask, Progress, Segment
 from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack, to_document
 
 STDERR_TAIL_BYTES = 4096
@@ -63,6 +63,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A slot's process wants to compute, or no longer does: nothing for whoever owns the pool to do."""
+
+    slot: Slot
+    attempt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bad:
     """A reduce cannot read a map's output; it goes on, and waits for another one."""
 
@@ -73,7 +81,7 @@ class Bad:
     why: str
 
 
-Event = Ready | Refused | Finished | Wanted | Bad
+Event = Ready | Refused | Finished | Wanted | Turn | Bad
 
 
 class Slot:
@@ -83,6 +91,7 @@ class Slot:
         self.number = number
         self.task: Task | None = None
         self.ready = self.refused = False
+        self.has_turn = self.wants_turn = False
         self.progress = SharedProgress()
         self.crashed_at = ""  # the application's lines of Python, innermost first, if native code crashed below them
         self.record: tuple[int, int] | None = None  # (number of its piece, offset): what the application was given last
@@ -120,11 +129,16 @@ class Slot:
         self.task = task
         self.progress.clear()
         if self.ready:
-            self._send({"task": to_document(task)})
+            self._send_task(task)
 
     def answer(self, segments: Iterable[Segment], next: int, complete: bool) -> None:
         """The answer to Wanted: a page of segments, where the next page begins, and whether every map was listed."""
         self._send({"outputs": [[encode(segment) for segment in segments], next, complete]})
+
+    def go(self) -> None:
+        """The answer to a wish for a turn."""
+        self.has_turn, self.wants_turn = True, False
+        self._send({"go": True})
 
     def close(self) -> int:
         """Ends the child and its own children at once; its exit status as waitpid gives it."""
@@ -204,12 +218,16 @@ class Slot:
         [(word, value)] = message.items()
         if word == "report":
             self.task = None
+            self._pool.turn_over(self)
             self._on_stderr()  # what the task printed comes before what is said of it
             return Finished(self, from_document(value))
         if word == "outputs":
             return Wanted(self, *value)
         if word == "bad":
             return Bad(self, *value)
+        if word == "turn":
+            self._pool.wants_turn(self) if value else self._pool.turn_over(self)
+            return Turn(self, "" if self.task is None else self.task.attempt)
         if word == "refused":
             self.refused = True
             return Refused(self, error_from_wire(value))
@@ -220,8 +238,11 @@ class Slot:
         self._pool.info = info
         self.ready = True
         if self.task is not None:
-            self._send({"task": to_document(self.task)})
+            self._send_task(self.task)
         return Ready(self, info)
+
+    def _send_task(self, task: Task) -> None:
+        self._send({"task": [to_document(task), self._pool.ahead]})
 
     def _send(self, document: dict[str, Any]) -> None:
         self._unsent += pack(document)
@@ -241,7 +262,10 @@ class Slot:
 
 
 class SlotPool:
-    """Up to `slots_max` slots of one application, forked when there is a task for them."""
+    """Up to `slots_max` slots of one application, forked when there is a task for them.
+
+    With `ahead`, a slot has a second process, for the task before or after the one that computes; see `turns`.
+    """
 
     def __init__(
         self,
@@ -256,17 +280,25 @@ class SlotPool:
         self.selector = selector
         self.slots: list[Slot] = []
         self.slots_max = slots_max
+        self.ahead = False
         self.on_output = on_output or write_stderr
         self.info: AppInfo | None = None  # what the first slot that was ready said
         self._load = load
         self._private = private  # descriptors that children must not keep open, a connection for instance
         self._tmp = tmp
         self._numbers = 0
+        self._queue: list[Slot] = []  # those that want a turn, the first one first
 
     @property
     def free(self) -> int:
-        """How many more tasks can be sent now."""
-        return self.slots_max - sum(slot.task is not None for slot in self.slots)
+        """How many more tasks can be sent now, and computed at once."""
+        return max(0, self.slots_max - sum(slot.task is not None for slot in self.slots))
+
+    @property
+    def free_ahead(self) -> int:
+        """How many more can be sent now to be read ahead, while all slots are busy."""
+        busy = sum(slot.task is not None for slot in self.slots)
+        return 2 * self.slots_max - busy if self.ahead and busy >= self.slots_max else 0
 
     def start(self, count: int) -> None:
         """Forks slots until there are `count` of them, so that the application loads before its first task comes."""
@@ -282,7 +314,18 @@ class SlotPool:
 
     def running(self) -> dict[str, Progress]:
         """The attempts that run, and how far each one is."""
-        return {slot.task.attempt: slot.progress.read() for slot in self.slots if slot.task is not None}
+        return {slot.task.attempt: _progress(slot) for slot in self.slots if slot.task is not None}
+
+    def wants_turn(self, slot: Slot) -> None:
+        """A slot's process asks for a turn: it has it at once, or when another one's is over."""
+        slot.wants_turn = True
+        self._queue.append(slot)
+        self._hand_out()
+
+    def turn_over(self, slot: Slot) -> None:
+        """A slot's process does not compute any more, or is no more."""
+        slot.has_turn = slot.wants_turn = False
+        self._hand_out()
 
     def cancel(self, attempt: str) -> None:
         """Ends the attempt without a report, and its process with it; nothing happens if it is not running."""
@@ -290,12 +333,14 @@ class SlotPool:
             if slot.task is not None and slot.task.attempt == attempt:
                 self.slots.remove(slot)
                 slot.close()
+                self.turn_over(slot)
                 return
 
     def ended(self, slot: Slot) -> list[Event]:
         """What the end of a slot's process means."""
         self.slots.remove(slot)
         status = slot.close()
+        self.turn_over(slot)
         if slot.refused:
             return []
         if self.info is None:
@@ -337,11 +382,24 @@ class SlotPool:
         with contextlib.suppress(AttributeError, ValueError):
             yield self.selector.fileno()  # type: ignore[attr-defined]
 
+    def _hand_out(self) -> None:
+        """Gives the turns that are free to those who have waited longest; `slots` is in no order of waiting."""
+        free = self.slots_max - sum(slot.has_turn for slot in self.slots)
+        self._queue = [slot for slot in self._queue if slot.wants_turn and slot in self.slots]
+        while free > 0 and self._queue:
+            self._queue.pop(0).go()
+            free -= 1
+
     def _fork(self) -> Slot:
         self._numbers += 1
         slot = Slot(self, self._numbers)
         self.slots.append(slot)
         return slot
+
+
+def _progress(slot: Slot) -> Progress:
+    done = slot.progress.read()
+    return replace(done, phase=WAITING) if slot.wants_turn else done
 
 
 def write_stderr(data: bytes) -> None:

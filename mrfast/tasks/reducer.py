@@ -16,6 +16,7 @@ from mrfast.model import Failure, Progress, ReduceReport, ReduceTask, out_key
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.fetch import CHUNK_BYTES, Fetched, Source
 from mrfast.tasks.mapper import Report, Stores
+from mrfast.tasks.turns import ALWAYS, Turns
 from mrfast.tasks.upload import upload
 from mrfast.tasks.writer import formatter
 
@@ -26,9 +27,11 @@ REPORT_S = 1.0
 NATIVE_FORMATS = ("text", "tsv", "raw")
 
 
-def run_reduce(app: App, task: ReduceTask, source: Source, progress: Report, stores: Stores) -> ReduceReport | Failure:
+def run_reduce(
+    app: App, task: ReduceTask, source: Source, progress: Report, stores: Stores, turns: Turns = ALWAYS
+) -> ReduceReport | Failure:
     """The report of the finished attempt, or what went wrong; `source` gives the segments of its partition."""
-    attempt = _ReduceAttempt(app, task, progress, stores)
+    attempt = _ReduceAttempt(app, task, progress, stores, turns)
     try:
         return attempt.run(source)
     except CorruptSegment as error:
@@ -41,11 +44,12 @@ def run_reduce(app: App, task: ReduceTask, source: Source, progress: Report, sto
 
 
 class _ReduceAttempt:
-    def __init__(self, app: App, task: ReduceTask, progress: Report, stores: Stores):
+    def __init__(self, app: App, task: ReduceTask, progress: Report, stores: Stores, turns: Turns):
         self.note = ""
         self._app = app
         self._task = task
         self._progress = progress
+        self._turns = turns
         self._store = stores(task.store_url)
         self.fetched = Fetched(task, self._store, app.native_reduce, self._report_fetch)
         self._lines = 0
@@ -53,8 +57,9 @@ class _ReduceAttempt:
     def run(self, source: Source) -> ReduceReport:
         """Fetches every segment, reduces every group, and writes the part."""
         self.fetched.follow(source)
+        self._turns.take()
         task, records = self._task, self.fetched.records
-        chunks = self._reduce() if records else iter(())
+        chunks = self._computed(self._reduce() if records else iter(()))
         # Durable before a manifest can name it.
         size, xxh3 = upload(self._store, out_key(task.job, task.attempt), chunks, durable=True)
         return ReduceReport(
@@ -65,6 +70,11 @@ class _ReduceAttempt:
             records_out=self._lines,
             table=self.fetched.table(),
         )
+
+    def _computed(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        """The chunks; behind the last one, the rest is the store's work."""
+        yield from chunks
+        self._turns.give()
 
     # -- groups --------------------------------------------------------------------------------------------------------
 

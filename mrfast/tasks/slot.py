@@ -21,6 +21,7 @@ from ..errors import AppError, MrfastError
 from ..model import Failure, MapTask, ReduceTask, Segment
 from .failure import failure
 from .frames import SharedProgress, Unpacker, from_document, pack, to_document
+from .turns import ALWAYS, Turns
 
 if TYPE_CHECKING:
     from ..storage.base import Store
@@ -101,6 +102,7 @@ class _Slot:
         self._unpacker = Unpacker()
         self._waiting: list[dict[str, Any]] = []
         self._stores: dict[str, Store] = {}
+        self._computes = False  # whether it has a turn
 
     def run(self) -> None:
         """Loads the application, says so, and runs what comes."""
@@ -115,17 +117,33 @@ class _Slot:
             return
         self.send({"ready": encode(info)})
         while (message := self.receive()) is not None:
-            self.send({"report": to_document(self._perform(app, from_document(message["task"])))})
+            document, ahead = message["task"]
+            self._computes = False
+            self.send({"report": to_document(self._perform(app, from_document(document), self if ahead else ALWAYS))})
 
-    def _perform(self, app: App, task: MapTask | ReduceTask) -> Any:
+    def take(self) -> None:
+        """Returns when this process may compute."""
+        if self._computes:  # a task that begins anew, without a record that it cannot take
+            return
+        self.send({"turn": True})
+        if self.receive() is None:
+            os._exit(LEFT_BY_PARENT)
+        self._computes = True
+
+    def give(self) -> None:
+        """Lets another one compute."""
+        self._computes = False
+        self.send({"turn": False})
+
+    def _perform(self, app: App, task: MapTask | ReduceTask, turns: Turns) -> Any:
         from .mapper import run_map
         from .reducer import run_reduce
 
         try:
             if isinstance(task, MapTask):
-                report: Any = run_map(app, task, self._progress.write, self._store, self._progress.at)
+                report: Any = run_map(app, task, self._progress.write, self._store, self._progress.at, turns)
             else:
-                report = run_reduce(app, task, _Outputs(self, task), self._progress.write, self._store)
+                report = run_reduce(app, task, _Outputs(self, task), self._progress.write, self._store, turns)
         except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 (an app can raise KeyboardInterrupt by itself)
             report = failure(task.attempt, RuntimeError(repr(error)))
         for stream in (sys.stdout, sys.stderr):

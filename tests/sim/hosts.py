@@ -245,6 +245,8 @@ class Worker(Host):
         self.id = f"{number:04d}{world.random.getrandbits(64):016x}"
         self.slots: dict[str, Slot] = {}
         self.slots_max = world.random.randint(1, 2)
+        self.ahead = False  # as the agent thinks
+        self.reads_ahead = world.chance(0.3)
         self.slowness = 1.0
         self.drains = False
         self.sick = False
@@ -265,7 +267,11 @@ class Worker(Host):
 
     @property
     def free(self) -> int:
-        return self.slots_max - len(self.slots)
+        return max(0, self.slots_max - len(self.slots))
+
+    @property
+    def free_ahead(self) -> int:
+        return 2 * self.slots_max - len(self.slots) if self.reads_ahead and not self.free else 0
 
     def call(self, method: str, params: Any, on_reply: Callable[[Any], None]) -> None:
         if self.wire is not None:
