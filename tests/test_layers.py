@@ -103,8 +103,8 @@ PURE_IMPORTS = {
 
 # Who alone may import these.
 ONLY = {
-    "boto3": ("mrfast.storage.s3", "mrfast.cluster"),
-    "botocore": ("mrfast.storage.s3", "mrfast.cluster"),
+    "boto3": ("mrfast.cluster",),
+    "botocore": ("mrfast.storage.s3", "mrfast.storage.s3_client", "mrfast.cluster"),
     "click": ("mrfast.cli",),
     "dask": ("mrfast.engines.dask",),
     "distributed": ("mrfast.engines.dask",),
@@ -132,6 +132,8 @@ HEAVY = {
 }
 HEAVY_ALLOWED = (
     "mrfast.storage.s3",
+    "mrfast.storage.s3_client",
+    "mrfast.storage.s3_http",
     "mrfast.control.coordinator",
     "mrfast.control.server",
     "mrfast.cluster",

@@ -37,6 +37,10 @@ class Store(Protocol):
     def url(self) -> str:
         """Where the store is; `open_store(store.url)` opens it again, in any process that can reach it."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether reads begin with waiting, and are worth doing many at a time."""
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`, in the byte order of their keys."""
 

@@ -84,6 +84,11 @@ class LocalStore:
         """The folder's absolute path."""
         return self.root
 
+    @property
+    def remote(self) -> bool:
+        """False: reads do not begin with waiting."""
+        return False
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All files whose path under the folder begins with `prefix`, in byte order; temp files are not shown."""
         folder, slash, first = prefix.rpartition("/")

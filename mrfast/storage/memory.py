@@ -41,6 +41,11 @@ class MemoryStore:
         """`memory://name`, with the prefix if there is one."""
         return self._url
 
+    @property
+    def remote(self) -> bool:
+        """False: reads do not begin with waiting."""
+        return False
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects under the prefix, as they are now, in byte order."""
         full = self._prefix + prefix

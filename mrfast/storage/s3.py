@@ -1,34 +1,26 @@
 """A bucket (or a prefix of one) as a store, at S3 or at any endpoint that botocore can be pointed at.
 
-All settings are botocore's own (`AWS_ENDPOINT_URL_S3`, `AWS_PROFILE`, ...). Requests are retried by botocore alone;
-what it cannot retry, a body that breaks off, is fetched on here from where it stopped.
+All settings are botocore's own (`AWS_ENDPOINT_URL_S3`, `AWS_PROFILE`, ...). Requests are sent, retried and counted by
+`s3_client`; a body that breaks off is fetched on here from where it stopped.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-import boto3.session
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    ProxyConnectionError,
-)
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mrfast.errors import AlreadyExists, MrfastError, NotFound, PreconditionFailed, StoreError
 from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, join, read, shown
-from mrfast.storage.s3_errors import code_of, retries_of, translate
+from mrfast.storage.s3_client import Answer, S3Client
+from mrfast.storage.s3_errors import translate
+from mrfast.storage.s3_http import Broken, Reply, Unreachable
+from mrfast.storage.s3_retry import Patience, Refused
 
 SINGLE_PUT_BYTES = 64 << 20
 PART_BYTES = 32 << 20
@@ -36,74 +28,36 @@ PART_BYTES = 32 << 20
 PARTS_PER_SIZE = 2_000
 COPY_WHOLE_BYTES = 5 << 30
 COPY_PART_BYTES = 1 << 30
-READ_CHUNK_BYTES = 256 << 10
-READ_TRIES_MAX = 8
-CONFLICT_TRIES_MAX = 8
-ATTEMPTS_MAX = 8
-UNREACHABLE_ATTEMPTS_MAX = 2
-CONNECT_S = 3
-READ_IDLE_S = 20
-POOL_CONNECTIONS = 32
 KEY_BYTES_MAX = 1024
+JOINED_BYTES = 64 << 10
+PROBES = "mrfast-probe-"
 
 # ValueError is what botocore says to an endpoint that is not a URL.
-_CALL_ERRORS = (BotoCoreError, ClientError, ValueError)
-_BODY_ERRORS = (BotoCoreError, HTTPError, OSError)
+_NOT_IMPLEMENTED = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+_CALL_ERRORS = (BotoCoreError, ClientError, ValueError, Refused, Unreachable, Broken)
 
 
-class _Connection:
-    """A process's one boto3 client, and whether its endpoint has ever answered."""
-
-    def __init__(self) -> None:
-        retries: dict[str, Any] = {}
-        if "AWS_RETRY_MODE" not in os.environ:
-            retries["mode"] = "standard"
-        if "AWS_MAX_ATTEMPTS" not in os.environ:
-            retries["total_max_attempts"] = ATTEMPTS_MAX
-        self.reached = False
-        self.client = boto3.session.Session().client(
-            "s3",
-            config=Config(
-                connect_timeout=CONNECT_S,
-                read_timeout=READ_IDLE_S,
-                max_pool_connections=POOL_CONNECTIONS,
-                retries=retries or None,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"payload_signing_enabled": False},
-            ),
-        )
-        self.client.meta.events.register_first("needs-retry.s3", self._give_up_early)
-
-    def _give_up_early(self, attempts: int, caught_exception: Exception | None, **_: Any) -> bool | None:
-        """False ends the retries: an endpoint that never answered is a wrong address, not an outage to wait for."""
-        unreachable = isinstance(caught_exception, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError))
-        if caught_exception is None:
-            self.reached = True
-        return False if unreachable and not self.reached and attempts >= UNREACHABLE_ATTEMPTS_MAX else None
-
-
-_connections: dict[tuple[int, frozenset[tuple[str, str]]], _Connection] = {}
+_clients: dict[tuple[int, frozenset[tuple[str, str]]], S3Client] = {}
 _lock = threading.Lock()
 
 
-def _forget_connections() -> None:
+def _forget_clients() -> None:
     global _lock
     _lock = threading.Lock()
-    _connections.clear()
+    _clients.clear()
 
 
 # Sockets, and a lock that another thread may hold, must not be shared with a forked child.
-os.register_at_fork(after_in_child=_forget_connections)
+os.register_at_fork(after_in_child=_forget_clients)
 
 
-def _connection() -> _Connection:
-    """This process's connection; another one only when the AWS settings in the environment have changed."""
+def _client() -> S3Client:
+    """This process's client; another one only when the AWS settings in the environment have changed."""
     settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
     with _lock:
-        found = _connections.get((os.getpid(), settings))
+        found = _clients.get((os.getpid(), settings))
         if found is None:
-            found = _connections[os.getpid(), settings] = _Connection()
+            found = _clients[os.getpid(), settings] = S3Client()
         return found
 
 
@@ -113,12 +67,17 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str = "") -> None:
         self.bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._connected: tuple[int, _Connection] | None = None
+        self._connected: tuple[int, S3Client] | None = None
 
     @property
     def url(self) -> str:
         """`s3://bucket`, with the prefix if there is one."""
         return f"s3://{self.bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def remote(self) -> bool:
+        """True: reads begin with waiting."""
+        return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects under the prefix, in byte order, a page of 1,000 at a time."""
@@ -134,38 +93,34 @@ class S3Store:
     def stat(self, key: str) -> ObjectInfo:
         """The object's size and etag, by one HEAD."""
         try:
-            head = self._call("head_object", key)
+            head = self._ask("head_object", key)
         except NotFound:
             # A HEAD's 404 has no body that would tell a missing bucket from a missing key.
             self._check_bucket()
             raise
-        return ObjectInfo(key, head["ContentLength"], head["ETag"].strip('"'))
+        return ObjectInfo(key, int(head.headers["content-length"]), head.etag)
 
     def read_into(self, key: str, offset: int, buffer: Any, etag: str | None = None) -> int:
         """The number of bytes read by ranged GETs, all of one version; a body that breaks off is fetched on."""
         view = memoryview(buffer).cast("B")
-        filled, end, tries = 0, len(view), 0
+        filled, end = 0, len(view)
+        patience = Patience()
         while filled < end:
+            reply = self._get(key, offset + filled, offset + end, etag, patience)
+            if reply is None:
+                break
+            etag = reply.etag
             try:
-                response = self._get(key, offset + filled, offset + end, etag)
-                if response is None:
-                    break
-                etag = response["ETag"].strip('"')
-                end = min(end, filled + response["ContentLength"])
-                with closing(response["Body"]) as body:
-                    while filled < end and (got := body.readinto(view[filled : min(end, filled + READ_CHUNK_BYTES)])):
-                        filled += got
-                why = "the body ended early"
-            except _BODY_ERRORS as error:
-                why = str(error)
-            if filled < end:
-                tries += 1
-                if tries >= READ_TRIES_MAX:
+                filled += reply.read_into(view[filled:])
+                reply.abandon()  # only of an answer that is longer than it may be
+                break
+            except Broken as error:
+                filled += error.filled
+                if not patience.again():
                     raise StoreError(
-                        f"reading {self._shown(key)} broke off {tries} times, last at byte"
-                        f" {offset + filled}: {why}; check the network"
-                    )
-                time.sleep(_backoff_s(tries - 1))
+                        f"reading {self._shown(key)} broke off {patience.failures} times, last at byte"
+                        f" {offset + filled}: {error}; check the network"
+                    ) from error
         return filled
 
     def put(self, key: str, chunks: Buffers, *, durable: bool = False) -> ObjectInfo:
@@ -180,19 +135,52 @@ class S3Store:
             head.append(memoryview(bytes(piece)) if flows else piece)
             size += len(piece)
             if size > whole_bytes:
-                return self._put_parts(check_key(key), chain(head, pieces))
-        return self._put_whole(key, chunks if isinstance(chunks, bytes) else b"".join(head))
+                return self._put_parts(check_key(key), chain(head, pieces), flows)
+        if len(head) > 1 and size < len(head) * JOINED_BYTES:
+            head = [memoryview(b"".join(head))]
+        return self._put_whole(key, head)
 
     def put_if_absent(self, key: str, data: Buffers) -> ObjectInfo:
         """The object written if there was none (If-None-Match: *)."""
+        body = memoryview(join(data))
         try:
-            return self._put_whole(key, join(data), IfNoneMatch="*")
+            if not self._is_unconditional():
+                return self._put_whole(key, [body], IfNoneMatch="*")
+            with suppress(NotFound):
+                raise PreconditionFailed(self.stat(key).etag)
+            return self._put_whole(key, [body])
         except PreconditionFailed as error:
             raise AlreadyExists(f"{self._shown(key)} exists already") from error
 
     def replace(self, key: str, data: Buffers, etag: str) -> ObjectInfo:
         """The object written over the one with this etag (If-Match)."""
-        return self._put_whole(key, join(data), IfMatch=f'"{etag}"')
+        body = memoryview(join(data))
+        if not self._is_unconditional():
+            return self._put_whole(key, [body], IfMatch=f'"{etag}"')
+        self._check_etag(key, etag, self.stat(key).etag)
+        return self._put_whole(key, [body])
+
+    def honours_conditions(self) -> bool:
+        """Whether the store keeps to If-None-Match, by three requests; if not, conditions are from now on looked at
+        before a write, which leaves a moment for others to write in."""
+        key = f"{PROBES}{os.urandom(8).hex()}"
+        try:
+            try:
+                for body in (b"1", b"2"):
+                    self._put_whole(key, [memoryview(body)], IfNoneMatch="*")
+            except PreconditionFailed:
+                return True
+            except StoreError as error:
+                if not isinstance(error.__cause__, Refused) or error.__cause__.code not in _NOT_IMPLEMENTED:
+                    raise
+            self._connect().unconditional.add(self.bucket)
+            return False
+        finally:
+            self.delete(key)
+
+    def _is_unconditional(self) -> bool:
+        with self._translated("connect", None):
+            return self.bucket in self._connect().unconditional
 
     def copy_to(self, key: str, other: Store, other_key: str) -> None:
         """Copies the object inside of S3, whatever its size; into another kind of store through this process."""
@@ -210,39 +198,64 @@ class S3Store:
         with _Multipart(other, other_key) as upload:
             for start in range(0, info.size, COPY_PART_BYTES):
                 last = min(start + COPY_PART_BYTES, info.size) - 1
-                upload.add("upload_part_copy", CopySourceRange=f"bytes={start}-{last}", **source)
+                upload.add_copy(CopySourceRange=f"bytes={start}-{last}", **source)
 
     def delete(self, key: str) -> None:
         """Removes the object; a missing one is fine."""
-        self._call("delete_object", check_key(key))
+        self._ask("delete_object", check_key(key))
 
     def sweep(self, prefix: str) -> None:
         """Nothing: an object is there whole or not at all; a killed upload is what a lifecycle rule removes."""
 
     def _call(self, operation: str, key: str | None, **params: Any) -> Any:
-        """The answer of one S3 operation, or the error that says what to do."""
+        """The answer of one S3 operation that botocore makes, or the error that says what to do."""
         full = None
         if key is not None:
-            full = params["Key"] = self._prefix + key
-            if not key or len(full.encode("utf-8", "surrogatepass")) > KEY_BYTES_MAX or not _is_unicode(full):
-                raise StoreError(
-                    f"S3 has no key like {full[:200]!r}: it is empty, over {KEY_BYTES_MAX} bytes, or not UTF-8"
-                )
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+            full = params["Key"] = self._full(key)
+        with self._translated(operation, full):
+            return getattr(self._connect().boto, operation)(Bucket=self.bucket, **params)
+
+    def _ask(
+        self,
+        operation: str,
+        key: str,
+        body: Sequence[memoryview] = (),
+        patience: Patience | None = None,
+        **params: Any,
+    ) -> Answer:
+        """The answer of one of the frequent operations, or the error that says what to do."""
+        full = self._full(key)
+        with self._translated(operation, full, params.get("Range", "")):
+            client = self._connect()
+            return client.ask(operation, self.bucket, full, patience or Patience(), body, **params)
+
+    def _full(self, key: str) -> str:
+        full = self._prefix + key
+        if not key or len(full.encode("utf-8", "surrogatepass")) > KEY_BYTES_MAX or not _is_unicode(full):
+            raise StoreError(
+                f"S3 has no key like {full[:200]!r}: it is empty, over {KEY_BYTES_MAX} bytes, or not UTF-8"
+            )
+        return full
+
+    @contextmanager
+    def _translated(self, operation: str, full: str | None, span: str = "") -> Iterator[None]:
         try:
-            client = self._connect().client
-            endpoint = client.meta.endpoint_url
-            return getattr(client, operation)(Bucket=self.bucket, **params)
+            yield
         except _CALL_ERRORS as error:
-            raise translate(error, operation, self.bucket, full, endpoint) from error
+            raise translate(error, operation, self.bucket, full, self._endpoint(), span) from error
+
+    def _endpoint(self) -> str:
+        if self._connected is None:
+            return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        return self._connected[1].endpoint
 
     def _shown(self, key: str) -> str:
         return shown(f"s3://{self.bucket}/{self._prefix}{key}")
 
-    def _connect(self) -> _Connection:
+    def _connect(self) -> S3Client:
         pid = os.getpid()
         if self._connected is None or self._connected[0] != pid:
-            self._connected = pid, _connection()
+            self._connected = pid, _client()
         return self._connected[1]
 
     def _check_bucket(self) -> None:
@@ -250,44 +263,43 @@ class S3Store:
             self._call("head_bucket", None)
         except NotFound as error:
             raise StoreError(
-                f"no such bucket: {self.bucket} at {self._connect().client.meta.endpoint_url};"
-                " check its name, or create it"
+                f"no such bucket: {self.bucket} at {self._endpoint()}; check its name, or create it"
             ) from error
 
-    def _get(self, key: str, start: int, stop: int, etag: str | None) -> Any:
+    def _get(self, key: str, start: int, stop: int, etag: str | None, patience: Patience) -> Reply | None:
         """The answer to a ranged GET; None past the object's end."""
         condition = {} if etag is None else {"IfMatch": f'"{etag}"'}
         try:
-            response = self._call("get_object", key, Range=f"bytes={start}-{stop - 1}", **condition)
+            reply = self._ask("get_object", key, (), patience, Range=f"bytes={start}-{stop - 1}", **condition)
         except StoreError as error:
-            if error.__cause__ is None or code_of(error.__cause__) not in ("InvalidRange", "416"):  # type: ignore[arg-type]
+            if not isinstance(error.__cause__, Refused) or error.__cause__.code not in ("InvalidRange", "416"):
                 raise
-            response = None
-        found = self.stat(key).etag if response is None and etag is not None else etag
-        if response is not None:
-            found = response["ETag"].strip('"')
-            if start and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
-                raise StoreError(f"S3 at {self._connect().client.meta.endpoint_url} ignores ranges; mrfast needs them")
-        if etag is not None and found != etag:
-            raise PreconditionFailed(f"{self._shown(key)} has changed: etag {found}, not {etag}")
-        return response
+            self._check_etag(key, etag, etag and self.stat(key).etag)
+            return None
+        assert isinstance(reply, Reply)
+        where = reply.headers.get("content-range", "")
+        try:
+            if (start and reply.status != 206) or (where and not where.startswith(f"bytes {start}-")):
+                raise StoreError(f"S3 at {self._endpoint()} ignores ranges; mrfast needs them")
+            self._check_etag(key, etag, reply.etag)
+        except MrfastError:
+            reply.abandon()
+            raise
+        return reply
 
-    def _put_whole(self, key: str, body: bytes, **condition: str) -> ObjectInfo:
-        check_key(key)
-        for tries in range(CONFLICT_TRIES_MAX):
-            try:
-                answer = self._call("put_object", key, Body=body, **condition)
-            except MrfastError as error:
-                cause = error.__cause__
-                if isinstance(error, PreconditionFailed) and isinstance(cause, Exception) and retries_of(cause):
-                    return self._own_success(key, body, error)
-                conflict = isinstance(cause, Exception) and code_of(cause) in ("ConditionalRequestConflict", "409")
-                if not conflict or tries == CONFLICT_TRIES_MAX - 1:
-                    raise
-                time.sleep(_backoff_s(tries))
-            else:
-                return ObjectInfo(key, len(body), answer["ETag"].strip('"'))
-        raise AssertionError("unreachable: the last try returns or raises")
+    def _check_etag(self, key: str, wanted: str | None, found: str | None) -> None:
+        if wanted is not None and wanted != found:
+            raise PreconditionFailed(f"{self._shown(key)} has changed: etag {found}, not {wanted}")
+
+    def _put_whole(self, key: str, body: Sequence[memoryview], **condition: str) -> ObjectInfo:
+        patience = Patience()
+        try:
+            answer = self._ask("put_object", check_key(key), body, patience, **condition)
+        except PreconditionFailed as error:
+            if not patience.unsure:
+                raise
+            return self._own_success(key, b"".join(body), error)
+        return ObjectInfo(key, sum(map(len, body)), answer.etag)
 
     def _own_success(self, key: str, body: bytes, refused: PreconditionFailed) -> ObjectInfo:
         """The object, if it is what we sent: the first try did write it, and only its answer was lost."""
@@ -296,20 +308,21 @@ class S3Store:
             raise refused
         return info
 
-    def _put_parts(self, key: str, pieces: Iterator[memoryview]) -> ObjectInfo:
+    def _put_parts(self, key: str, pieces: Iterator[memoryview], flows: bool) -> ObjectInfo:
         size = 0
         with _Multipart(self, key) as upload:
-            part = bytearray()
+            part: list[memoryview] = []
+            room = upload.part_bytes
             for piece in pieces:
                 while len(piece):
-                    room = upload.part_bytes - len(part)
-                    part += piece[:room]
-                    piece = piece[room:]
-                    if len(part) == upload.part_bytes:
-                        size += upload.add("upload_part", Body=part)
-                        part = bytearray()
+                    taken, piece = piece[:room], piece[room:]
+                    part.append(memoryview(bytes(taken)) if flows else taken)
+                    room -= len(taken)
+                    if not room:
+                        size += upload.add(part)
+                        part, room = [], upload.part_bytes
             if part:
-                size += upload.add("upload_part", Body=part)
+                size += upload.add(part)
         return ObjectInfo(key, size, upload.etag)
 
 
@@ -331,12 +344,18 @@ class _Multipart:
         """How big the next part should be."""
         return PART_BYTES << (len(self._parts) // PARTS_PER_SIZE)
 
-    def add(self, operation: str, **params: Any) -> int:
-        """The length of the body, which is uploaded as the next part (0 for a copied part)."""
+    def add(self, body: Sequence[memoryview]) -> int:
+        """The length of the body, which is uploaded as the next part."""
         number = len(self._parts) + 1
-        answer = self._store._call(operation, self._key, UploadId=self._id, PartNumber=number, **params)
-        self._parts.append({"PartNumber": number, "ETag": answer.get("CopyPartResult", answer)["ETag"]})
-        return len(params.get("Body", b""))
+        answer = self._store._ask("upload_part", self._key, body, UploadId=self._id, PartNumber=number)
+        self._parts.append({"PartNumber": number, "ETag": f'"{answer.etag}"'})
+        return sum(map(len, body))
+
+    def add_copy(self, **source: Any) -> None:
+        """The next part, copied inside of S3."""
+        number = len(self._parts) + 1
+        answer = self._store._call("upload_part_copy", self._key, UploadId=self._id, PartNumber=number, **source)
+        self._parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
@@ -362,7 +381,3 @@ class _Multipart:
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _backoff_s(tries: int) -> float:
-    return random.uniform(0, min(2.0, 0.05 * 2**tries))

@@ -17,7 +17,14 @@ _BAD_CREDENTIALS = (
 )
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _BUSY = ("SlowDown", "ServiceUnavailable", "503", "InternalError", "500", "RequestTimeout", "Throttling")
-_UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError", "HTTPClientError")
+_UNREACHABLE = (
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ProxyConnectionError",
+    "SSLError",
+    "HTTPClientError",
+    "Unreachable",
+)
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError")
 _BAD_LOGIN = (
     "ProfileNotFound",
@@ -38,18 +45,12 @@ def code_of(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code") or type(error).__name__)
 
 
-def retries_of(error: Exception) -> int:
-    """How often the failed request was sent again before this answer came."""
-    response: dict[str, Any] = getattr(error, "response", None) or {}
-    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
-
-
-def translate(error: Exception, call: str, bucket: str, key: str | None, endpoint: str) -> MrfastError:
+def translate(error: Exception, call: str, bucket: str, key: str | None, endpoint: str, span: str = "") -> MrfastError:
     """The error to raise for an exception of boto3 in `call` on this object."""
     where = f"s3://{bucket}" if key is None else shown(f"s3://{bucket}/{key}")
     response: dict[str, Any] = getattr(error, "response", None) or {}
     request_id = response.get("ResponseMetadata", {}).get("RequestId")
-    said = f"{call} on {where}" + (f", request {request_id}" if request_id else "")
+    said = f"{call} on {where}" + (f" {span}" if span else "") + (f", request {request_id}" if request_id else "")
     code = code_of(error)
     if code == "NoSuchBucket":
         return StoreError(f"no such bucket: {bucket} at {endpoint} ({said}); check its name, or create it")
