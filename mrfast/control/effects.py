@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from mrfast.errors import AlreadyExists, CorruptSegment, NotFound
 from mrfast.index import SegmentIndex
 from mrfast.model import JobSpec, MapReport, inter_key, job_key
 from mrfast.storage.base import Store
+
+_warned: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Begun:
 
 def begin(spec: JobSpec, store: Store, output: Store, journals: Journals, resume: bool) -> Begun:
     """Takes the job: a new one its name and output, a resumed one an epoch that no other coordinator has."""
+    for place in (store, output):
+        _ask_for_conditions(place)
     if not resume:
         commit.begin(spec, store, output)
         return Begun(1, _opened(journals, spec.job, 1, None))
@@ -58,6 +63,18 @@ def begin(spec: JobSpec, store: Store, output: Store, journals: Journals, resume
     commit.begin(spec, store, output)
     store.delete(job_key(spec.job, commit.FAILED))
     return Begun(epoch, _opened(journals, spec.job, epoch, newest(found)), records)
+
+
+def _ask_for_conditions(store: Store) -> None:
+    """Says so where races cannot be decided by the store; one that has no such doubts is not asked."""
+    asked = getattr(store, "honours_conditions", None)
+    if asked is not None and store.url not in _warned and not asked():
+        _warned.add(store.url)
+        print(
+            f"mrfast: warning: {store.url} ignores If-None-Match: two coordinators that write to it at the same moment"
+            " would not notice each other; see to it that only one runs a job there",
+            file=sys.stderr,
+        )
 
 
 def _opened(journals: Journals, job: str, epoch: int, base: tuple[int, int] | None) -> Journal:

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mrfast.errors import AlreadyExists, MrfastError, NotFound, PreconditionFailed, StoreError
 from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, join, read, shown
 from mrfast.storage.s3_client import Answer, S3Client
-from mrfast.storage.s3_errors import translate
+from mrfast.storage.s3_errors import code_of, translate
 from mrfast.storage.s3_http import Broken, Reply, Unreachable
 from mrfast.storage.s3_retry import Patience, Refused
 
@@ -144,7 +144,7 @@ class S3Store:
         """The object written if there was none (If-None-Match: *)."""
         body = memoryview(join(data))
         try:
-            if not self._is_unconditional():
+            if not self._looks_first():
                 return self._put_whole(key, [body], IfNoneMatch="*")
             with suppress(NotFound):
                 raise PreconditionFailed(self.stat(key).etag)
@@ -155,32 +155,39 @@ class S3Store:
     def replace(self, key: str, data: Buffers, etag: str) -> ObjectInfo:
         """The object written over the one with this etag (If-Match)."""
         body = memoryview(join(data))
-        if not self._is_unconditional():
+        if not self._looks_first():
             return self._put_whole(key, [body], IfMatch=f'"{etag}"')
         self._check_etag(key, etag, self.stat(key).etag)
         return self._put_whole(key, [body])
 
     def honours_conditions(self) -> bool:
-        """Whether the store keeps to If-None-Match, by three requests; if not, conditions are from now on looked at
-        before a write, which leaves a moment for others to write in."""
-        key = f"{PROBES}{os.urandom(8).hex()}"
+        """Whether the store keeps to If-None-Match: asked once a process and bucket, by three requests.
+
+        If it does not, this process looks before it writes: what must not be there, or be unchanged, then only was so
+        a moment before.
+        """
+        with self._translated("connect", None):
+            known = self._connect().conditions
+        if self.bucket not in known:
+            known[self.bucket] = self._probe(f"{PROBES}{os.urandom(8).hex()}")
+        return known[self.bucket]
+
+    def _probe(self, key: str) -> bool:
         try:
-            try:
-                for body in (b"1", b"2"):
-                    self._put_whole(key, [memoryview(body)], IfNoneMatch="*")
-            except PreconditionFailed:
-                return True
-            except StoreError as error:
-                if not isinstance(error.__cause__, Refused) or error.__cause__.code not in _NOT_IMPLEMENTED:
-                    raise
-            self._connect().unconditional.add(self.bucket)
-            return False
+            for body in (b"1", b"2"):
+                self._put_whole(key, [memoryview(body)], IfNoneMatch="*")
+        except PreconditionFailed:
+            return True
+        except StoreError as error:
+            if not isinstance(error.__cause__, Refused) or error.__cause__.code not in _NOT_IMPLEMENTED:
+                raise
         finally:
             self.delete(key)
+        return False
 
-    def _is_unconditional(self) -> bool:
+    def _looks_first(self) -> bool:
         with self._translated("connect", None):
-            return self.bucket in self._connect().unconditional
+            return not self._connect().conditions.get(self.bucket, True)
 
     def copy_to(self, key: str, other: Store, other_key: str) -> None:
         """Copies the object inside of S3, whatever its size; into another kind of store through this process."""
@@ -333,6 +340,7 @@ class _Multipart:
         self._store, self._key = store, key
         self._parts: list[dict[str, Any]] = []
         self._id = ""
+        self._size = 0
         self.etag = ""
 
     def __enter__(self) -> _Multipart:
@@ -349,7 +357,9 @@ class _Multipart:
         number = len(self._parts) + 1
         answer = self._store._ask("upload_part", self._key, body, UploadId=self._id, PartNumber=number)
         self._parts.append({"PartNumber": number, "ETag": f'"{answer.etag}"'})
-        return sum(map(len, body))
+        size = sum(map(len, body))
+        self._size += size
+        return size
 
     def add_copy(self, **source: Any) -> None:
         """The next part, copied inside of S3."""
@@ -366,7 +376,13 @@ class _Multipart:
                 )
                 self.etag = answer["ETag"].strip('"')
                 return
-        except MrfastError:
+        except MrfastError as failed:
+            if code_of(failed.__cause__) == "NoSuchUpload" and self._store._connect().was_unsure():
+                # The first try may have completed it, and only its answer was lost.
+                info = self._store.stat(self._key)
+                if info.etag.endswith(f"-{len(self._parts)}") and info.size == (self._size or info.size):
+                    self.etag = info.etag
+                    return
             self._abort()
             raise
         self._abort()

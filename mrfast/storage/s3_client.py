@@ -124,7 +124,7 @@ class S3Client:
         self._signers: dict[tuple[str, str], Signer] = {}
         self._places: dict[str, Request | None] = {}
         self._reached = False
-        self.unconditional: set[str] = set()  # buckets that ignore If-Match and If-None-Match
+        self.conditions: dict[str, bool] = {}  # which of the buckets that were asked honour If-None-Match
         proxies = proxies_of(get_environ_proxies(self.endpoint))
         context = None
         if "https" in (urlsplit(self.endpoint).scheme, urlsplit(proxies.get("http", "")).scheme):
@@ -218,12 +218,18 @@ class S3Client:
         """Sends for botocore what it has made."""
         if getattr(self._local, "preparing", None) == event_name.rpartition(".")[2]:
             raise _Prepared(request)
-        url = request.url
+        url, patience = request.url, Patience()
         try:
-            answer = self.exchange(replace(self._taken(request), whole=True), Patience())
+            answer = self.exchange(replace(self._taken(request), whole=True), patience)
         except Refused as error:
             answer = Whole(error.status, error.headers, error.body)
+        finally:
+            self._local.unsure = patience.unsure
         return AWSResponse(url, answer.status, answer.headers, answer)
+
+    def was_unsure(self) -> bool:
+        """Whether a try of this thread's last call by botocore may have been carried out without saying so."""
+        return bool(self._local.unsure)
 
     def _taken(self, request: Any) -> Request:
         """A request of botocore's as ours; it is signed anew if it has the usual kind of signature."""

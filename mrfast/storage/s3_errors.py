@@ -39,7 +39,7 @@ CREDENTIALS_CURE = (
 )
 
 
-def code_of(error: Exception) -> str:
+def code_of(error: BaseException | None) -> str:
     """The error code of an S3 answer (`NoSuchKey`, `412`, ...), or the name of the exception's class."""
     response: dict[str, Any] = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code") or type(error).__name__)

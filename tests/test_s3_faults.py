@@ -1,0 +1,258 @@
+"""A store behind faults: what passes is survived, what does not is told, and every request is in the ledger."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_s3 import PASSING, Choose, FaultyS3, faulty_s3
+
+from mrfast.errors import AlreadyExists, PreconditionFailed, StoreError
+from mrfast.storage import Store, base, ledger, open_store
+
+Served = Callable[..., FaultyS3]
+
+
+@pytest.fixture
+def book() -> Iterator[ledger.Ledger]:
+    """A ledger of the test's own."""
+    before, own = ledger.current(), ledger.Ledger()
+    ledger.use(own)
+    yield own
+    ledger.use(before)
+
+
+@pytest.fixture
+def faulty(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """Puts faults between the store and the server; nothing sleeps."""
+    from contextlib import ExitStack
+
+    monkeypatch.setattr("mrfast.storage.s3_retry.time.sleep", lambda _: None)
+    with ExitStack() as stack:
+
+        def serve(choose: Choose, clock_offset_s: float = 0) -> FaultyS3:
+            server = stack.enter_context(faulty_s3(s3_server, choose, clock_offset_s))
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+            return server
+
+        yield serve
+
+
+def by_verb(book: ledger.Ledger) -> dict[str, int]:
+    found: dict[str, int] = ledger.document(book.counts())["requests"]["by_verb"]
+    return found
+
+
+def fault_of(verb: str, fault: str) -> str:
+    """The fault, if it can befall the verb: a HEAD has no body that could be late, nor one to say so."""
+    return "" if (verb, fault) == ("HEAD", "RequestTimeout") else fault
+
+
+def work(store: Store) -> None:
+    """All that a store does, and that it came out right."""
+    data = os.urandom(300_000)
+    for number in range(4):
+        assert store.put(f"a/{number}", data).size == len(data)
+    assert [info.key for info in store.list("a/")] == [f"a/{number}" for number in range(4)]
+    buffer = bytearray(100_000)
+    for offset in range(0, 300_000, 100_000):
+        assert store.read_into("a/1", offset, buffer, store.stat("a/1").etag) == len(buffer)
+        assert buffer == data[offset : offset + len(buffer)]
+    etag = store.put_if_absent("once", b"one").etag
+    with pytest.raises(AlreadyExists):
+        store.put_if_absent("once", b"two")
+    store.replace("once", b"three", etag)
+    with pytest.raises(PreconditionFailed):
+        store.replace("once", b"four", etag)
+    assert base.read(store, "once") == b"three"
+    parts = store.put("parts", [data * 20])
+    assert parts == store.stat("parts")
+    store.copy_to("parts", store, "copied")
+    assert base.read(store, "copied") == data * 20
+    for info in list(store.list()):
+        store.delete(info.key)
+    assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ledger_is_the_servers_log_whatever_goes_wrong(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("mrfast.storage.s3.SINGLE_PUT_BYTES", 5 << 20)
+    monkeypatch.setattr("mrfast.storage.s3.PART_BYTES", 5 << 20)
+    chance = random.Random(seed)
+
+    def now_and_then(number: int, verb: str, headers: dict[str, str]) -> str:
+        return fault_of(verb, chance.choice(PASSING)) if chance.random() < 0.25 * bool(seed) else ""
+
+    server = faulty(now_and_then)
+    work(open_store(f"s3://{s3_bucket}/p"))
+    assert by_verb(book) == dict(server.log)
+    assert {"GET", "HEAD", "LIST", "PUT", "COPY", "POST", "DELETE"} == set(server.log)
+    assert bool(server.faults.total()) == bool(seed)
+    outcomes = ledger.document(book.counts())["requests"]["by_outcome"]
+    assert set(outcomes) <= {"ok", "refused"} or seed
+    throttled = sum(server.faults[code] for code in ("SlowDown", "ServiceUnavailable", "TooManyRequests"))
+    assert outcomes.get("throttled", 0) == throttled
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_each_fault_at_every_other_request_is_survived(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr("mrfast.storage.s3.SINGLE_PUT_BYTES", 5 << 20)
+    monkeypatch.setattr("mrfast.storage.s3.PART_BYTES", 5 << 20)
+    seen: Counter[str] = Counter()
+
+    def every_other(number: int, asked: str, headers: dict[str, str]) -> str:
+        seen[asked] += 1
+        return fault_of(asked, fault) if seen[asked] % 2 else ""
+
+    server = faulty(every_other)
+    work(open_store(f"s3://{s3_bucket}/p"))
+    assert by_verb(book) == dict(server.log)
+    assert server.faults[fault]
+
+
+def test_a_stalled_body_is_fetched_on(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrfast.storage.s3_http.IDLE_S", 0.3)
+    server = faulty(lambda number, verb, _: "stall" if number in (1, 2) else "")
+    store = open_store(f"s3://{s3_bucket}")
+    data = os.urandom(1 << 20)
+    store.put("k", data)
+    buffer = bytearray(len(data))
+    assert store.read_into("k", 0, buffer) == len(data)
+    assert buffer == data
+    assert by_verb(book) == dict(server.log) == {"PUT": 1, "GET": 3}
+    assert book.counts()["plan"]["GET"] == {"ok": 1, "lost": 2, "bytes_down": len(data)}
+
+
+def test_throttling_is_waited_out_and_failures_are_not(
+    s3_bucket: str, faulty: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    server = faulty(lambda *_: "SlowDown" if sum(waits) < 60 else "")
+    monkeypatch.setattr("mrfast.storage.s3_retry.time.sleep", waits.append)
+    store = open_store(f"s3://{s3_bucket}")
+    store.put("k", b"x")
+    assert len(waits) > 8 and max(waits) <= 5
+    server.choose = lambda *_: "SlowDown"
+    with pytest.raises(StoreError, match=r"SlowDown.*R-7.*try again later"):
+        store.put("k", b"x")
+    server.choose = lambda *_: "InternalError"
+    before = server.log.total()
+    with pytest.raises(StoreError, match="InternalError"):
+        store.put("k", b"x")
+    assert server.log.total() - before == 8
+
+
+@pytest.mark.parametrize("offset_s", [-7200, 7200])
+def test_a_wrong_clock_is_set_right_once(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, offset_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrfast.storage.s3.SINGLE_PUT_BYTES", 5 << 20)
+    monkeypatch.setattr("mrfast.storage.s3.PART_BYTES", 5 << 20)
+    server = faulty(lambda *_: "", offset_s)
+    work(open_store(f"s3://{s3_bucket}"))
+    assert server.faults == {"RequestTimeTooSkewed": 1}
+    assert by_verb(book) == dict(server.log)
+    server.choose = lambda *_: "RequestTimeTooSkewed"
+    before = server.log.total()
+    with pytest.raises(StoreError, match="clock is wrong"):
+        open_store(f"s3://{s3_bucket}").put("k", b"x")
+    assert server.log.total() - before == 1
+
+
+@pytest.mark.parametrize("call", [lambda s: s.put("k", b"x"), lambda s: list(s.list()), lambda s: s.stat("k")])
+def test_expired_credentials_are_asked_for_again(
+    s3_bucket: str, faulty: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Callable[[Store], Any]
+) -> None:
+    file = tmp_path / "credentials"
+
+    def log_in(name: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id={name}\naws_secret_access_key=s\naws_session_token=t\n")
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    log_in("FIRST")
+    expired = {"none"}
+    server = faulty(
+        lambda number, verb, headers: "ExpiredToken" * any(f"={key}/" in headers["authorization"] for key in expired)
+    )
+    store = open_store(f"s3://{s3_bucket}")
+    store.put("k", b"x")
+    expired.add("FIRST")
+    log_in("SECOND")
+    call(store)
+    call(store)
+    assert server.faults == {"ExpiredToken": 1}
+    expired.add("SECOND")
+    before = server.log.total()
+    with pytest.raises(StoreError, match=r"token has expired|without a reason"):
+        call(store)
+    assert server.log.total() - before == 1  # nothing new to try with
+
+
+def test_a_read_that_fails_says_which_bytes(s3_bucket: str, faulty: Served) -> None:
+    faulty(lambda number, verb, _: "InternalError" if verb == "GET" else "")
+    with pytest.raises(StoreError, match=rf"s3://{s3_bucket}/k bytes=5-8, request R-7"):
+        open_store(f"s3://{s3_bucket}").read_into("k", 5, bytearray(4))
+
+
+def test_a_connection_that_never_opened_is_no_request(
+    s3_server: str, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrfast.storage.s3_retry.time.sleep", lambda _: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="cannot reach"):
+        open_store("s3://b").put("k", b"x")
+    with pytest.raises(StoreError, match="cannot reach"):
+        list(open_store("s3://b").list())
+    assert by_verb(book) == {}
+
+
+def test_a_store_without_conditions_is_recognised(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mrfast.control.effects import _ask_for_conditions
+
+    def ignore(number: int, verb: str, headers: dict[str, str]) -> str:
+        headers.pop("if-none-match", None)
+        headers.pop("if-match", None)
+        return ""
+
+    server = faulty(ignore)
+    store = open_store(f"s3://{s3_bucket}/deaf")
+    _ask_for_conditions(store)
+    _ask_for_conditions(store)
+    assert capfd.readouterr().err.count("ignores If-None-Match") == 1
+    assert by_verb(book) == dict(server.log) == {"PUT": 2, "DELETE": 1}
+    info = store.put_if_absent("k", b"1")
+    with pytest.raises(AlreadyExists):
+        store.put_if_absent("k", b"2")
+    store.replace("k", b"3", info.etag)
+    with pytest.raises(PreconditionFailed):
+        store.replace("k", b"4", info.etag)
+    assert base.read(store, "k") == b"3"
+    assert by_verb(book) == dict(server.log)
+
+
+def test_a_store_with_conditions_is_left_in_peace(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mrfast.control.effects import _ask_for_conditions
+
+    server = faulty(lambda *_: "")
+    for prefix in ("", "/in", "/out"):
+        _ask_for_conditions(open_store(f"s3://{s3_bucket}{prefix}"))
+    assert capfd.readouterr().err == ""
+    assert by_verb(book) == dict(server.log) == {"PUT": 2, "DELETE": 1}
+    assert list(open_store(f"s3://{s3_bucket}").list()) == []
