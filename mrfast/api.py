@@ -50,6 +50,16 @@ class JobResult:
         """What tasks have counted besides, lines skipped by `bad="skip"` for instance."""
         return dict(self.document["counters"])
 
+    @property
+    def requests(self) -> dict[str, Any]:
+        """What was sent to S3: by_verb, by_phase, by_outcome, bytes_up and bytes_down."""
+        return dict(self.document["requests"])
+
+    @property
+    def cost_usd(self) -> float:
+        """What these requests cost, in dollars, by the price table."""
+        return float(self.document["cost_usd"])
+
     def records(self) -> Iterator[tuple[Any, Any]]:
         """(key, value) of every line of every part, in order of partition and key; a raw part has None as its keys.
 
@@ -122,8 +132,9 @@ def run_job(
 ) -> JobResult:
     """The result of the job of the app that `load` gives; `options` are those of `make_spec`."""
     from .engines.local import run_local
-    from .storage import open_store
+    from .storage import ledger, open_store
 
+    ledger.use(ledger.Ledger())
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise UsageError(f"{workers} workers: at least one is needed")
@@ -146,8 +157,9 @@ def resume_job(
 ) -> JobResult:
     """The result of a job that was killed or has failed before; what it had done is not done again."""
     from .engines.local import run_local
-    from .storage import open_store
+    from .storage import ledger, open_store
 
+    ledger.use(ledger.Ledger())
     spec = find_job(name_or_id, store)
     path = app or spec.app_path
     if not path:

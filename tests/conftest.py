@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ def s3_bucket(s3_client: Any) -> str:
     name = f"bucket-{os.getpid()}-{next(_numbers)}"
     s3_client.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture
+def access_log(s3_server: str) -> Callable[[str], dict[str, int]]:
+    """What a bucket was asked for so far, by verb, as the server itself has counted it."""
+    from urllib.request import urlopen
+
+    def read(bucket: str) -> dict[str, int]:
+        with urlopen(f"{s3_server}/_requests/{bucket}") as answer:
+            return dict(json.load(answer))
+
+    return read
 
 
 @pytest.fixture(params=["memory", "folder", "s3"])

@@ -74,6 +74,9 @@ class Pool:
     def free_ahead(self) -> int:
         return 2 * self.slots_max - len(self.tasks) if self.ahead and not self.free else 0
 
+    def requests(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {}
+
     def running(self) -> dict[str, Progress]:
         return {attempt: Progress(self.phase, 1) for attempt in self.tasks}
 

@@ -114,7 +114,9 @@ def test_a_job_from_spec_to_success() -> None:
     assert run.driver.state == "COMMITTED"
     assert [base.read(run.output, f"mr-out-{i}") for i in range(2)] == [b"part 0", b"part 1"]
     document = base.read_json(run.output, "_SUCCESS")
-    assert document == run.driver.result == base.read_json(run.store, f"jobs/{run.spec.job}/manifest.json")
+    result = run.driver.result
+    assert result == base.read_json(run.store, f"jobs/{run.spec.job}/manifest.json")
+    assert {name: document[name] for name in result} == result
     assert document["totals"]["records_emitted"] == 6
     assert document["attempts"] == {"started": 4, "failed": 0}
     assert [item["path"] for item in document["inputs"]] == ["0.txt", "1.txt"]
@@ -639,7 +641,7 @@ def test_publishing_again_after_a_crash_gives_the_same_bytes() -> None:
         if lost == commit.CLAIM_KEY:
             continue
         run.output.delete(lost)
-        commit.publish(run.spec, run.driver.result, run.store, run.output)
+        commit.publish(run.spec, run.driver.result, run.store, run.output, run.driver.requests)
         assert {info.key: base.read(run.output, info.key) for info in run.output.list()} == whole
 
 

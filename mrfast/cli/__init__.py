@@ -193,7 +193,7 @@ def mrfast_coordinator(
     from ..control.rpc import parse_address
     from ..control.tokens import token_from
     from ..engines.local import has_quoted_newlines
-    from ..storage import open_store
+    from ..storage import ledger, open_store
 
     _ctrl_c_raises()
     address, token = parse_address(listen), token_from(os.environ, token_file)
@@ -212,7 +212,8 @@ def mrfast_coordinator(
     def ended(driver: JobDriver) -> None:
         view.close()
         if driver.result is not None:
-            result = api.JobResult(spec.job, spec.output_url, driver.result)
+            document = driver.result | ledger.document(driver.requests())
+            result = api.JobResult(spec.job, spec.output_url, document)
             show_result(result, driver.result["seconds"], as_json=as_json, quiet=quiet)
 
     coordinator = Coordinator(

@@ -10,10 +10,11 @@ import click
 
 from .. import api
 from ..errors import UsageError
+from ..storage import ledger
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
-STAYS = {"resume", "store", "as_json", "quiet"}  # what says how, and not which job
+STAYS = {"resume", "store", "as_json", "quiet", "prices"}  # what says how, and not which job
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -43,10 +44,21 @@ def check_resume(job: str, own: Collection[str]) -> None:
     ctx = click.get_current_context()
     for param in ctx.command.params:
         name = param.name or ""
-        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        given = param.expose_value and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if given and ctx.params[name] and name not in {*own, *STAYS}:
             what = "INPUT" if isinstance(param, click.Argument) else param.opts[-1]
             raise UsageError(f"--resume {job}: the job is described already; leave out {what}")
+
+
+def _use_prices(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        ledger.use_prices(ledger.read_prices(path))
+
+
+prices_option = click.option(
+    "--prices", envvar="MRFAST_PRICES", metavar="FILE", callback=_use_prices, expose_value=False,
+    help="Dollars for 1,000 requests as JSON, where they are not S3's list prices: {\"GET\": 0.0004}.",
+)  # fmt: skip
 
 
 def job_options(command: F) -> F:
@@ -73,6 +85,7 @@ def job_options(command: F) -> F:
         click.option("--keep-intermediate", is_flag=True, help="Leave the map outputs when the job has ended."),
         click.option("--job", metavar="NAME", help="A name for the job, besides its id."),
         click.option("--overwrite", is_flag=True, help="Replace the result that is at the output already."),
+        prices_option,
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors."),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TextIO
 
@@ -48,6 +48,8 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
             "totals": totals,
             "counters": result.counters,
             "seconds": round(seconds, 3),
+            "requests": result.requests,
+            "cost_usd": result.cost_usd,
         }
         print_data([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
     if quiet:
@@ -58,7 +60,15 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
         f"{counted(totals['reduces'], 'reduce')}, {size_text(totals['bytes_in'])} in, "
         f"{counted(totals['records_emitted'], 'record')} mapped, {counted(totals['records_out'], 'record')} out"
     )
+    if by_verb := result.requests["by_verb"]:
+        say(f"mrfast: {requests_text(by_verb)}, ${result.cost_usd:,.4f}")
     say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")
+
+
+def requests_text(by_verb: Mapping[str, int]) -> str:
+    """Numbers of requests as people read them."""
+    verbs = ", ".join(f"{number:,} {verb}" for verb, number in by_verb.items())
+    return f"{counted(sum(by_verb.values()), 'request')} to S3 ({verbs})"
 
 
 def _short(url: str) -> str:

@@ -10,7 +10,7 @@ A step that is made again, by the same process or by a frozen one that thaws, wr
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from typing import Any
@@ -28,6 +28,7 @@ from mrfast.errors import (
     UsageError,
 )
 from mrfast.model import JobSpec, job_key, out_key, part_name
+from mrfast.storage import ledger
 from mrfast.storage.base import Store, dump_json, object_url, put_json, read, read_json, shown
 
 CLAIM_KEY = "_mrfast.json"
@@ -219,15 +220,25 @@ def read_manifest(job: str, store: Store) -> dict[str, Any]:
     return found
 
 
-def publish(spec: JobSpec, manifest: dict[str, Any], store: Store, output: Store) -> None:
-    """The parts stand under their stable names, then `_SUCCESS`; OutputExists if another job took the output over."""
+def publish(
+    spec: JobSpec,
+    manifest: dict[str, Any],
+    store: Store,
+    output: Store,
+    requests: Callable[[], ledger.Counts] = dict,
+) -> None:
+    """The parts stand under their stable names, then `_SUCCESS`; OutputExists if another job took the output over.
+
+    `_SUCCESS` says which `requests` there were, its own PUT included.
+    """
     _check_claim(spec, output)
     if spec.overwrite:
         _remove_former(spec, manifest, output)
     for part in manifest["parts"]:
         store.copy_to(out_key(spec.job, part["attempt"]), output, part_name(part["partition"]))
     _check_claim(spec, output)
-    put_json(output, SUCCESS_KEY, manifest)
+    own: ledger.Counts = {"commit": {"PUT": {"ok": 1}}} if output.url.startswith("s3:") else {}
+    put_json(output, SUCCESS_KEY, manifest | ledger.document(ledger.total([requests(), own])))
 
 
 def _check_claim(spec: JobSpec, output: Store) -> None:
@@ -291,7 +302,11 @@ def with_cure(error: MrfastError, spec: JobSpec, kept: int) -> MrfastError:
 
 def clean(job: str, manifest: dict[str, Any], store: Store, keep: Collection[str] = ()) -> tuple[int, int]:
     """(removed, could not be removed) objects: map outputs, and parts that lost; spec, manifest and parts stay."""
-    keep = {*keep, *(out_key(job, part["attempt"]) for part in manifest["parts"])}
+    with ledger.working("clean"):
+        return _clean(job, {*keep, *(out_key(job, part["attempt"]) for part in manifest["parts"])}, store)
+
+
+def _clean(job: str, keep: Collection[str], store: Store) -> tuple[int, int]:
     removed = failed = 0
     for prefix in (job_key(job, "inter", ""), job_key(job, "out", "")):
         try:
@@ -315,6 +330,11 @@ def has_ended(job: str, store: Store) -> bool:
 
 def remove(spec: JobSpec, store: Store, output: Store) -> int:
     """How many objects of the job were removed: all but its result, if it has one; its name and output are free."""
+    with ledger.working("clean"):
+        return _remove(spec, store, output)
+
+
+def _remove(spec: JobSpec, store: Store, output: Store) -> int:
     keep: set[str] = set()
     try:
         manifest = read_manifest(spec.job, store)

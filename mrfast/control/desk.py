@@ -133,6 +133,7 @@ class Desk:
 
     def _hello(self, line: object, call: messages.Hello, now: float, reply: Reply) -> None:
         info = self.driver.hello(call.worker, call.slots, call.app, now, call.running)
+        self.driver.counted(call.worker, call.requests)
         if call.worker not in self.known:
             self._say(f"worker {call.worker[:8]} is here, with {call.slots} slot{'s' * (call.slots > 1)}")
         self.known[call.worker] = line
@@ -148,6 +149,7 @@ class Desk:
         self._wait(line, now + min(call.wait_s, messages.WAIT_S_MAX), reply, answer, now)
 
     def _renew(self, line: object, call: messages.Renew, now: float, reply: Reply) -> None:
+        self.driver.counted(call.worker, call.requests)
         words = self.driver.renew(call.worker, call.attempts, now)
         job, error = self._job_for(call.worker)
         reply(messages.Renewed(job, words, error))
@@ -156,6 +158,7 @@ class Desk:
         report = call.map or call.reduce or call.failure
         if report is None:
             raise MrfastError("a report of nothing")
+        self.driver.counted(call.worker, call.requests)
 
         def answer(now: float, late: bool) -> Any:
             word = self.driver.report(call.worker, report, now)
@@ -205,6 +208,7 @@ class Desk:
         reply(messages.Word(*self._said(call.worker, word)))
 
     def _release(self, line: object, call: messages.Release, now: float, reply: Reply) -> None:
+        self.driver.counted(call.worker, call.requests)
         word = self.driver.release(call.worker, call.attempt, now)
         self._changed = True
         reply(messages.Word(*self._said(call.worker, word)))

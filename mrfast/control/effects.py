@@ -16,6 +16,7 @@ from mrfast.control.recovery import begin_record
 from mrfast.errors import AlreadyExists, CorruptSegment, NotFound
 from mrfast.index import SegmentIndex
 from mrfast.model import JobSpec, MapReport, inter_key, job_key
+from mrfast.storage import ledger
 from mrfast.storage.base import Store
 
 _warned: set[str] = set()
@@ -26,8 +27,20 @@ class Effect:
     """Store work: `run()` once, anywhere; its result or its MrfastError goes to `effect_done`."""
 
     name: str
-    run: Callable[[], Any]
+    work: Callable[[], Any]
     subject: Any = None
+
+    def run(self) -> Any:
+        """Does the work; its requests count for its phase."""
+        with ledger.working(PHASES[self.name]):
+            return self.work()
+
+
+# What an effect's requests count for.
+PHASES = {
+    "begin": "plan", "plan": "plan", "indexes": "plan", "index": "map", "check": "reduce", "journal": "journal",
+    "fence": "journal", "commit": "commit", "publish": "commit", "fail": "commit", "discard": "clean", "clean": "clean",
+}  # fmt: skip
 
 
 class Journals(Protocol):

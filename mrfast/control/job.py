@@ -32,6 +32,7 @@ from mrfast.model import (
     Segment,
     inter_key,
 )
+from mrfast.storage import ledger
 
 RENEW_S = 2.0
 FENCE_S = 5.0  # between two looks whether another coordinator has taken the job over
@@ -218,6 +219,7 @@ class JobDriver(JobWork):
                 for each in running[:RUNNING_SHOWN]
             ],
             "seconds": 0.0 if self._start is None else round(now - self._start, 3),
+            **ledger.document(self.requests()),
         }
 
     # Reports

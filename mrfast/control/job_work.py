@@ -23,7 +23,7 @@ from mrfast.control.scheduler import Scheduler
 from mrfast.errors import AppRefused, JobTaken, MrfastError, NotFound
 from mrfast.index import SegmentIndex
 from mrfast.model import AppInfo, InputObject, JobSpec, MapReport, Piece, ReduceReport, inter_key, out_key
-from mrfast.storage import open_store
+from mrfast.storage import ledger, open_store
 from mrfast.storage.base import Store
 
 LEASE_S = 10.0
@@ -74,12 +74,23 @@ class JobWork:
         self._bad = BadRecords(spec.bad_records_max)
         self._reports: dict[int, ReduceReport] = {}
         self._workers: dict[str, dict[str, Any]] = {}
+        self._requests: dict[str, ledger.Counts] = {}  # what each worker has sent to stores
         self._attempts = {"started": 0, "failed": 0}
         self._start: float | None = None
         self._now = 0.0
         self._fence_at = 0.0
         self._reread_at = float("inf")
         self._tries = 0
+
+    def counted(self, worker: str, requests: ledger.Counts) -> None:
+        """A worker has said what it has sent to stores, since it began; an older message changes nothing."""
+        requests = ledger.checked(requests)
+        if ledger.number(requests) >= ledger.number(self._requests.get(worker, {})):
+            self._requests[worker] = requests
+
+    def requests(self) -> ledger.Counts:
+        """What this process and all workers have sent to stores, as far as they have said."""
+        return ledger.total([ledger.current().counts(), *list(self._requests.values())])
 
     def fail(self, error: MrfastError) -> None:
         """The job is FAILED with this error, unless it has ended already or is being committed."""
@@ -334,7 +345,7 @@ class JobWork:
         return commit.write_manifest(self.spec.job, document, self._store)
 
     def _publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        commit.publish(self.spec, manifest, self._store, self._output())
+        commit.publish(self.spec, manifest, self._store, self._output(), self.requests)
         return manifest
 
     def _published(self, manifest: dict[str, Any], now: float) -> None:

@@ -6,6 +6,7 @@
     outputs(attempt, since, wait_s) -> {segments, next, complete, word}     pieces(attempt, since) -> {pieces, next}
     bad_input(worker, attempt, map_index, map_attempt, why)  release(worker, attempt)  status()
 
+hello, renew, report and release bring `requests`: all that the worker has sent to stores so far.
 `job` is "running", "done" or "failed"; with "failed" comes `error`. Lists that could pass the frame's bound are paged:
 a map task of many pieces is handed out without them (`pages` is set), and its worker fetches them with `pieces`.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mrfast.control.wire import dumps
 from mrfast.model import (
@@ -29,6 +30,7 @@ from mrfast.model import (
     ReduceTask,
     Segment,
 )
+from mrfast.storage.ledger import Counts
 
 WAIT_S_MAX = 20.0
 SEGMENTS_PER_PAGE = 2_000
@@ -48,6 +50,7 @@ class Hello:
     slots: int
     app: AppInfo
     running: tuple[str, ...] = ()
+    requests: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Renew:
 
     worker: str
     attempts: dict[str, Progress]
+    requests: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Report:
     map: MapReport | None = None
     reduce: ReduceReport | None = None
     failure: Failure | None = None
+    requests: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class Release:
 
     worker: str
     attempt: str
+    requests: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +265,13 @@ def fitting(pieces: list[Piece]) -> int:
     return len(pieces)
 
 
-def report_message(worker: str, report: MapReport | ReduceReport | Failure) -> Report:
+def report_message(worker: str, report: MapReport | ReduceReport | Failure, requests: Counts | None = None) -> Report:
     """The report as a call; an index that is too long for a frame stays in its object."""
+    requests = requests or {}
     if isinstance(report, MapReport):
         if len(report.index) > INDEX_BYTES_MAX:
             report = replace(report, index=b"")
-        return Report(worker, map=report)
+        return Report(worker, map=report, requests=requests)
     if isinstance(report, ReduceReport):
-        return Report(worker, reduce=report)
-    return Report(worker, failure=report)
+        return Report(worker, reduce=report, requests=requests)
+    return Report(worker, failure=report, requests=requests)

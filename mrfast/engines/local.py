@@ -17,7 +17,7 @@ from ..control.journal_files import JournalFiles, state_folder
 from ..errors import JobFailed, MrfastError, UsageError
 from ..interrupt import Interrupts
 from ..model import InputObject, JobSpec
-from ..storage import is_remote, open_store, scheme_of, split_url
+from ..storage import is_remote, ledger, open_store, scheme_of, split_url
 from ..storage.base import Store
 from ..tasks.pool import Bad, Event, Finished, Ready, SlotPool, Turn, Wanted, write_stderr
 from ..watch.progress import ProgressView
@@ -77,7 +77,7 @@ def run_local(
         raise engine.driver.error
     if engine.driver.result is None:
         raise JobFailed(f"job {spec.job} ended as {engine.driver.state}, without a result")
-    return engine.driver.result
+    return engine.driver.result | ledger.document(engine.driver.requests())
 
 
 def has_quoted_newlines(item: InputObject) -> bool:
@@ -130,6 +130,9 @@ class _Engine:
     def _effects(self) -> None:
         """Does the driver's store work, and what follows from it."""
         while effects := self.driver.effects():
+            if self.driver.state == "COMMITTING":  # what still runs is wanted no more: what was sent is final
+                self._pool.close()
+            self.driver.counted(WORKER, self._pool.requests())
             for effect in effects:
                 result: Any
                 try:

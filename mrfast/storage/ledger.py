@@ -7,10 +7,15 @@ read what a child had sent that is no more.
 
 from __future__ import annotations
 
+import mmap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import orjson
+
+from mrfast.errors import UsageError
 
 VERBS = ("GET", "HEAD", "LIST", "PUT", "COPY", "POST", "DELETE")
 PHASES = ("plan", "map", "reduce", "commit", "journal", "clean")
@@ -63,6 +68,36 @@ class Ledger:
                     counts.setdefault(phase, {})[verb] = found
         return counts
 
+    def add(self, other: Ledger) -> None:
+        """What the other one has counted is counted here too."""
+        with self._lock:
+            for n, count in enumerate(other._cells):
+                self._cells[n] += count
+
+
+class Pages:
+    """The requests of a process's children, of dead ones too: each child counts in a page of its own."""
+
+    def __init__(self) -> None:
+        self._living: list[Ledger] = []
+        self._dead = Ledger()
+
+    def new(self) -> Ledger:
+        """The ledger of a child that is about to be forked: there it is for `use`."""
+        page = Ledger(mmap.mmap(-1, PAGE_BYTES))
+        self._living.append(page)
+        return page
+
+    def close(self, page: Ledger) -> None:
+        """The child has ended; what it had sent stays counted."""
+        if page in self._living:
+            self._living.remove(page)
+            self._dead.add(page)
+
+    def counts(self) -> Counts:
+        """What all of them have sent."""
+        return total([self._dead.counts(), *(page.counts() for page in self._living)])
+
 
 def outcome_of(status: int) -> str:
     """The outcome of an answer with this HTTP status."""
@@ -73,7 +108,7 @@ def outcome_of(status: int) -> str:
     return "refused" if status < 500 else "failed"
 
 
-def total(several: Any) -> Counts:
+def total(several: Iterable[Counts]) -> Counts:
     """The sum of several Counts."""
     counts: Counts = {}
     for each in several:
@@ -85,17 +120,33 @@ def total(several: Any) -> Counts:
     return counts
 
 
-def document(counts: Counts, prices: Mapping[str, float] = PRICES) -> dict[str, Any]:
-    """`requests` and `cost_usd` as `--json`, `_SUCCESS` and the status show them."""
+def checked(counts: Counts) -> Counts:
+    """What of the counts another process may have sent us: known names and numbers from 0 on."""
+    found: Counts = {}
+    for phase in PHASES:
+        for verb in VERBS:
+            columns = counts.get(phase, {}).get(verb, {})
+            if kept := {name: columns[name] for name in _COLUMNS if columns.get(name, 0) > 0}:
+                found.setdefault(phase, {})[verb] = kept
+    return found
+
+
+def number(counts: Counts) -> int:
+    """How many requests these are."""
+    return sum(columns.get(name, 0) for verbs in counts.values() for columns in verbs.values() for name in OUTCOMES)
+
+
+def document(counts: Counts) -> dict[str, Any]:
+    """`requests` and `cost_usd` as `--json`, `_SUCCESS`, the status and `plan` show them."""
     by_verb: dict[str, int] = {}
     by_phase: dict[str, dict[str, int]] = {}
     by_outcome: dict[str, int] = {}
     up = down = 0
-    for phase, verbs in counts.items():
+    for phase, verbs in checked(counts).items():
         for verb, columns in verbs.items():
-            number = sum(columns.get(outcome, 0) for outcome in OUTCOMES)
-            by_verb[verb] = by_verb.get(verb, 0) + number
-            by_phase.setdefault(phase, {})[verb] = number
+            requests = sum(columns.get(outcome, 0) for outcome in OUTCOMES)
+            by_verb[verb] = by_verb.get(verb, 0) + requests
+            by_phase.setdefault(phase, {})[verb] = requests
             for outcome in OUTCOMES:
                 if found := columns.get(outcome, 0):
                     by_outcome[outcome] = by_outcome.get(outcome, 0) + found
@@ -104,18 +155,39 @@ def document(counts: Counts, prices: Mapping[str, float] = PRICES) -> dict[str, 
     return {
         "requests": {"by_verb": by_verb, "by_phase": by_phase, "by_outcome": by_outcome, "bytes_up": up,
                      "bytes_down": down},
-        "cost_usd": cost_usd(by_verb, prices),
+        "cost_usd": cost_usd(by_verb),
     }  # fmt: skip
 
 
-def cost_usd(by_verb: Mapping[str, int], prices: Mapping[str, float] = PRICES) -> float:
+def cost_usd(by_verb: Mapping[str, int], prices: Mapping[str, float] | None = None) -> float:
     """What so many requests cost, in dollars."""
-    return round(sum(number * prices[verb] for verb, number in by_verb.items()) / 1000, 9)
+    table = _prices if prices is None else prices
+    return round(sum(requests * table[verb] for verb, requests in by_verb.items()) / 1000, 9)
+
+
+def read_prices(path: str) -> dict[str, float]:
+    """The price table with what the JSON file says in place of its own numbers: {"GET": dollars for 1,000, ...}."""
+    try:
+        with open(path, "rb") as file:
+            found = orjson.loads(file.read())
+    except OSError as error:
+        raise UsageError(f"--prices {path}: cannot be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"--prices {path}: is not JSON: {error}") from None
+    if not isinstance(found, dict) or not all(
+        verb in VERBS and type(price) in (int, float) and price >= 0 for verb, price in found.items()
+    ):
+        raise UsageError(
+            f'--prices {path}: a JSON object of dollars for 1,000 requests is needed, as in {{"GET": 0.0004}}; '
+            f"its names are {', '.join(VERBS)}"
+        )
+    return PRICES | found
 
 
 # -- of this process --------------------------------------------------------------------------------------------------
 
 _own = Ledger()
+_prices: Mapping[str, float] = PRICES
 _thread = threading.local()
 
 
@@ -128,6 +200,12 @@ def use(ledger: Ledger) -> None:
 def current() -> Ledger:
     """Where this process's requests are counted."""
     return _own
+
+
+def use_prices(prices: Mapping[str, float]) -> None:
+    """Costs are by this table from now on."""
+    global _prices
+    _prices = prices
 
 
 def phase() -> str:

@@ -16,6 +16,7 @@ from ..control.schema import BadFrame, decode
 from ..errors import CoordinatorLost, JobFailed, MrfastError
 from ..model import WAITING, AppInfo, Failure, MapTask, Piece, Progress
 from ..storage import is_remote
+from ..storage.ledger import Counts
 from .frames import Report, Task
 from .pool import Bad, Event, Finished, Ready, Refused, Turn, Wanted
 
@@ -49,6 +50,7 @@ class Slots(Protocol):
     @property
     def free_ahead(self) -> int: ...
     def running(self) -> dict[str, Progress]: ...
+    def requests(self) -> Counts: ...
     def send(self, task: Task) -> object: ...
     def cancel(self, attempt: str) -> None: ...
 
@@ -86,7 +88,9 @@ class Agent:
         self._known_here = self._renewing = False
         self._polling.clear()
         assert self._pool.info is not None
-        call = messages.Hello(self.id, self._pool.slots_max, self._pool.info, tuple(sorted(self._busy())))
+        call = messages.Hello(
+            self.id, self._pool.slots_max, self._pool.info, tuple(sorted(self._busy())), self._pool.requests()
+        )
         self._call("hello", call, messages.JobInfo, self._on_hello)
 
     def on(self, event: Event, now: float) -> None:
@@ -170,7 +174,9 @@ class Agent:
 
     def _give_back(self, attempt: str) -> None:
         self._cancel(attempt)
-        self._call("release", messages.Release(self.id, attempt), messages.Word, lambda reply: None)
+        self._call(
+            "release", messages.Release(self.id, attempt, self._pool.requests()), messages.Word, lambda reply: None
+        )
 
     def _finished(self, report: Report) -> None:
         self._forget(report.attempt)
@@ -323,7 +329,7 @@ class Agent:
             del self._bad[key]
 
     def _report(self, report: Report) -> None:
-        call = messages.report_message(self.id, report)
+        call = messages.report_message(self.id, report, self._pool.requests())
         self._call("report", call, messages.Word, lambda reply: self._on_word(report, reply))
 
     def _on_word(self, report: Report, reply: Any) -> None:
@@ -346,7 +352,9 @@ class Agent:
         progress = {attempt: Progress() for attempt in self._busy()} | self._pool.running()
         self._renew_at = self._now + (self._renew_s if progress else IDLE_RENEW_S)
         self._renewing = True
-        self._call("renew", messages.Renew(self.id, progress), messages.Renewed, self._on_renewed)
+        self._call(
+            "renew", messages.Renew(self.id, progress, self._pool.requests()), messages.Renewed, self._on_renewed
+        )
 
     def _on_renewed(self, reply: Any) -> None:
         self._renewing = False

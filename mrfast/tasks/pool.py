@@ -22,6 +22,7 @@ from ..control.schema import decode, encode
 from ..control.wire import error_from_wire
 from ..errors import AppError, MrfastError
 from ..model import WAITING, AppInfo, Failure, MapTask, Progress, Segment
+from ..storage import ledger
 from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack, to_document
 
 STDERR_TAIL_BYTES = 4096
@@ -93,6 +94,7 @@ class Slot:
         self.ready = self.refused = False
         self.has_turn = self.wants_turn = False
         self.progress = SharedProgress()
+        self.requests = pool.pages.new()
         self.crashed_at = ""  # the application's lines of Python, innermost first, if native code crashed below them
         self.record: tuple[int, int] | None = None  # (number of its piece, offset): what the application was given last
         self.tail = b""  # the last bytes that the child wrote to its stdout or stderr
@@ -160,6 +162,7 @@ class Slot:
         self._stderr = self._exit = -1
         self.record = self.progress.record()
         self.progress.close()
+        self._pool.pages.close(self.requests)
         return status
 
     def last_words(self) -> str:
@@ -283,6 +286,7 @@ class SlotPool:
         self.ahead = False
         self.on_output = on_output or write_stderr
         self.info: AppInfo | None = None  # what the first slot that was ready said
+        self.pages = ledger.Pages()
         self._load = load
         self._private = private  # descriptors that children must not keep open, a connection for instance
         self._tmp = tmp
@@ -327,6 +331,10 @@ class SlotPool:
         slot.has_turn = slot.wants_turn = False
         self._hand_out()
 
+    def requests(self) -> ledger.Counts:
+        """What all slots, dead ones too, have sent to stores."""
+        return self.pages.counts()
+
     def cancel(self, attempt: str) -> None:
         """Ends the attempt without a report, and its process with it; nothing happens if it is not running."""
         for slot in self.slots:
@@ -370,6 +378,7 @@ class SlotPool:
         for descriptor in self._child_must_close(slot):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+        ledger.use(slot.requests)
         if self._tmp is not None:
             os.environ["TMPDIR"] = self._tmp
         slot_main(channel, stderr, crash, self._load, slot.progress, parent)

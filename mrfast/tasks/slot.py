@@ -19,6 +19,7 @@ from ..control.schema import decode, encode
 from ..control.wire import error_to_wire
 from ..errors import AppError, MrfastError
 from ..model import Failure, MapTask, ReduceTask, Segment
+from ..storage import ledger
 from .failure import failure
 from .frames import SharedProgress, Unpacker, from_document, pack, to_document
 from .turns import ALWAYS, Turns
@@ -140,10 +141,11 @@ class _Slot:
         from .reducer import run_reduce
 
         try:
-            if isinstance(task, MapTask):
-                report: Any = run_map(app, task, self._progress.write, self._store, self._progress.at, turns)
-            else:
-                report = run_reduce(app, task, _Outputs(self, task), self._progress.write, self._store, turns)
+            with ledger.working("map" if isinstance(task, MapTask) else "reduce"):
+                if isinstance(task, MapTask):
+                    report: Any = run_map(app, task, self._progress.write, self._store, self._progress.at, turns)
+                else:
+                    report = run_reduce(app, task, _Outputs(self, task), self._progress.write, self._store, turns)
         except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 (an app can raise KeyboardInterrupt by itself)
             report = failure(task.attempt, RuntimeError(repr(error)))
         for stream in (sys.stdout, sys.stderr):

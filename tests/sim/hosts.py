@@ -277,6 +277,9 @@ class Worker(Host):
         if self.wire is not None:
             self.wire.call(method, params, on_reply)
 
+    def requests(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {}
+
     def running(self) -> dict[str, Progress]:
         return {name: slot.progress for name, slot in self.slots.items()}
 
