@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import ops
-    from .api import JobResult, run
+    from .api import JobResult, plan, run
     from .errors import (
         AlreadyExists,
         AppError,
@@ -63,11 +63,12 @@ __all__ = [
     "UsageError",
     "__version__",
     "ops",
+    "plan",
     "run",
 ]
 
 _MODULES = {"core", "ops"}
-_API = {"run", "JobResult"}
+_API = {"plan", "run", "JobResult"}
 
 
 def __getattr__(name: str) -> Any:

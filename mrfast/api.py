@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import AppError, UsageError
-from .model import REDUCES_MAX, JobSpec, part_name
+from .model import REDUCES_MAX, InputObject, JobSpec, part_name
 
 if TYPE_CHECKING:
     from .app import App
@@ -22,6 +22,18 @@ MEMORY_BYTES = 1 << 30
 ATTEMPTS_MAX = 4
 STALL_S = 600.0
 READ_BLOCK_BYTES = 1 << 20
+
+JOB_DEFAULTS: dict[str, Any] = {
+    "reduces": REDUCES,
+    "split_bytes": SPLIT_BYTES,
+    "memory": MEMORY_BYTES,
+    "attempts_max": ATTEMPTS_MAX,
+    "stall_s": STALL_S,
+    "bad_records_max": 0,
+    "keep_intermediate": False,
+    "job": None,
+    "overwrite": False,
+}
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -144,6 +156,36 @@ def run_job(
     return JobResult(spec.job, spec.output_url, document)
 
 
+def plan(
+    app: str | os.PathLike[str] | App,
+    inputs: Paths,
+    *,
+    store: str | os.PathLike[str] = STORE,
+    output_url: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What a job would do, without doing it: its tasks, its requests by verb and phase, and dollars.
+
+    `options` are those of `run`.
+    """
+    from .app import load_app
+    from .control.plan import plan as planned
+    from .storage import ledger
+
+    loaded = load_app(os.fspath(app)) if isinstance(app, (str, os.PathLike)) else app
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    ledger.use(ledger.Ledger())
+    missing: list[InputObject] = []
+    spec = make_spec(
+        [os.fspath(item) for item in given],
+        store=os.fspath(store),
+        output_url=None if output_url is None else os.fspath(output_url),
+        missing=missing,
+        **JOB_DEFAULTS | options,
+    )
+    return planned(spec, loaded.cut, ledger.current().counts(), missing).document()
+
+
 def find_job(name_or_id: str, store: str) -> JobSpec:
     """The description of a job that the store has; UnknownJob."""
     from .control import commit
@@ -215,8 +257,9 @@ def make_spec(
     job: str | None,
     overwrite: bool,
     app_path: str = "",
+    missing: list[InputObject] | None = None,
 ) -> JobSpec:
-    """The checked description of a new job, its inputs found."""
+    """The checked description of a new job, its inputs found; local ones that an S3 store lacks go into `missing`."""
     from .control.commit import new_job_id
     from .storage import open_store
     from .storage.inputs import resolve
@@ -246,7 +289,7 @@ def make_spec(
         memory_bytes=memory,
         attempts_max=attempts_max,
         overwrite=overwrite,
-        inputs=tuple(resolve(inputs, opened)),
+        inputs=tuple(resolve(inputs, opened, missing)),
         stall_s=float(stall_s),
         bad_records_max=bad_records_max,
         keep_intermediate=keep_intermediate,

@@ -29,7 +29,7 @@ from .. import __version__, api  # noqa: E402
 from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted  # noqa: E402
 from .options import check_resume, job_options  # noqa: E402
-from .show import print_data, say, show_result, to_null  # noqa: E402
+from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
@@ -109,6 +109,19 @@ def run(
         _ctrl_c_raises()
         result = api.run_job(api.app_file(app), inputs, workers=workers, view=view, app_path=app, **options)
     show_result(result, time.monotonic() - started, as_json=as_json, quiet=quiet)
+
+
+@mrfast.command(epilog="Example: mrfast plan apps/wc.py s3://bucket/books/ --store s3://bucket/jobs -r 100")
+@click.argument("app", metavar="APP")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@job_options
+def plan(app: str, inputs: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
+    """Print what a job would do: tasks, memory, requests to S3, and what they cost.
+
+    Nothing is written, and of the inputs only their names and sizes are looked at.
+    """
+    api.app_file(app)
+    show_plan(api.plan(app, inputs, **options), as_json=as_json)
 
 
 @mrfast.command(epilog="Example: mrfast clean 4f1c...")

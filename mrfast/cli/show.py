@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -63,6 +63,32 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
     if by_verb := result.requests["by_verb"]:
         say(f"mrfast: {requests_text(by_verb)}, ${result.cost_usd:,.4f}")
     say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")
+
+
+def show_plan(document: dict[str, Any], *, as_json: bool) -> None:
+    """A plan on stdout: it is what was asked for."""
+    if as_json:
+        import orjson
+
+        print_data([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+        return
+    requests, ranges = document["requests"], document["range"]
+    lines = [
+        f"{counted(document['maps'], 'map')} over {size_text(document['bytes_in'])}, the largest split "
+        f"{size_text(document['largest_split_bytes'])}; {counted(document['reduces'], 'reduce')}",
+        f"memory per reducer: up to {size_text(document['memory_per_reducer_bytes'])}",
+        f"{requests_text(requests['by_verb'])}, ${document['cost_usd']:,.4f}",
+    ]
+    for phase, verbs in requests["by_phase"].items():
+        lines.append(f"  {phase:<8} {', '.join(f'{number:,} {verb}' for verb, number in verbs.items())}")
+    if not document["exact"]:
+        low, high = ranges["cost_usd"]
+        lines.append(f"between ${low:,.4f} and ${high:,.4f}:")
+        for verb, (least, most) in ranges["by_verb"].items():
+            if least != most:
+                lines.append(f"  {least:,} to {most:,} {verb}")
+        lines += [f"  - {why}" for why in document["why"]]
+    print_data([("\n".join(lines) + "\n").encode()])
 
 
 def requests_text(by_verb: Mapping[str, int]) -> str:

@@ -110,10 +110,15 @@ def read_indexes(
 
 
 class Mirror:
-    """Puts a journal's closed batches into the store, one after the other, and again where that failed."""
+    """Puts a journal's closed batches into the store, one after the other, and again where that failed.
 
-    def __init__(self, store: Store) -> None:
+    With each one goes a look whether another coordinator has taken the job over: in a store where requests cost, looks
+    are counted, not timed.
+    """
+
+    def __init__(self, store: Store, is_superseded: Callable[[], bool]) -> None:
         self._store = store
+        self._is_superseded = is_superseded
         self._waiting: list[tuple[str, bytes]] = []
         self._busy = False
 
@@ -135,6 +140,7 @@ class Mirror:
         """The batch is not: it is tried again with the next step."""
         self._busy = False
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes) -> bool:
         with suppress(AlreadyExists):  # an earlier try whose answer was lost: the key is this epoch's alone
             self._store.put_if_absent(key, data)
+        return self._is_superseded()

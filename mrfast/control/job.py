@@ -35,7 +35,7 @@ from mrfast.model import (
 from mrfast.storage import ledger
 
 RENEW_S = 2.0
-FENCE_S = 5.0  # between two looks whether another coordinator has taken the job over
+FENCE_S = 5.0  # between two looks whether another coordinator has taken the job over, where requests cost nothing
 RUNNING_SHOWN = 64
 CURSORS = 1 << 32  # places in the log of one epoch
 
@@ -181,7 +181,7 @@ class JobDriver(JobWork):
     def tick(self, now: float) -> bool:
         """Does what time brings about; whether tasks can be handed out again."""
         self._now = now
-        if self.state == "RUNNING" and now >= self._fence_at:
+        if self.state == "RUNNING" and now >= self._fence_at and not self._is_mirrored():
             self._fence_at = now + FENCE_S
             self._effects.append(Effect("fence", lambda: is_superseded(self._store, self.spec.job, self.epoch)))
         if now >= self._reread_at:

@@ -66,7 +66,7 @@ class JobWork:
         self._history: list[dict[str, Any]] = []
         self._whole: set[str] | None = None
         self.begun = False
-        self._mirror = Mirror(store)
+        self._mirror = Mirror(store, lambda: is_superseded(store, spec.job, self.epoch))
         self._outputs = Outputs()
         self._unread: dict[int, MapReport] = {}  # accepted by an earlier epoch, their indexes not read yet
         self._checking: set[str] = set()  # map attempts that the coordinator is looking at
@@ -139,6 +139,8 @@ class JobWork:
             self._step_down()
         elif effect.name == "journal":
             self._mirror.done()
+            if result:
+                self._step_down()
         elif effect.name == "commit":
             self._effects.append(Effect("publish", lambda: self._publish(result)))
         elif effect.name == "publish":
@@ -251,6 +253,9 @@ class JobWork:
             self.state, self.error = "FAILED", unpublished(self.spec, effect.name, error)
         elif effect.name in ("plan", "indexes"):
             self.fail(error)
+
+    def _is_mirrored(self) -> bool:
+        return self.journal is not None and self.journal.is_mirrored
 
     def _step_down(self) -> None:
         """Another coordinator has the job: nothing of it is touched here any more."""

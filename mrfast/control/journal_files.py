@@ -98,6 +98,11 @@ class Journal:
         self._open: list[bytes] = []  # lines of the batch that is not closed yet
         self._batches: list[tuple[str, bytes]] = []
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether its batches go into the store as objects."""
+        return bool(self._prefix)
+
     def append(self, record: dict[str, Any]) -> int:
         """How many records there are with this one; it is not yet written."""
         line = encode_line(self.records, record)

@@ -22,10 +22,11 @@ UPLOAD_BLOCK_BYTES = 4 << 20
 _MAGIC = re.compile(r"[*?[]")
 
 
-def resolve(inputs: Sequence[str], store: Store) -> list[InputObject]:
+def resolve(inputs: Sequence[str], store: Store, missing: list[InputObject] | None = None) -> list[InputObject]:
     """The objects that the inputs name, in argument order, an expansion in byte order; InputMissing.
 
-    What is named twice comes twice. With an S3 store local files are uploaded below `input/`, and read there.
+    What is named twice comes twice. With an S3 store local files are uploaded below `input/`, and read there; if a list
+    is given, those that are not there yet are only added to it.
     """
     found: list[InputObject] = []
     for given in inputs:
@@ -34,7 +35,7 @@ def resolve(inputs: Sequence[str], store: Store) -> list[InputObject]:
         else:
             found.extend(_remote(given))
     if scheme_of(store.url) == "s3":
-        return _upload_local(found, store)
+        return _upload_local(found, store, missing)
     return found
 
 
@@ -218,7 +219,7 @@ def _key_matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 # Local files for an S3 store.
 
 
-def _upload_local(found: Sequence[InputObject], store: Store) -> list[InputObject]:
+def _upload_local(found: Sequence[InputObject], store: Store, missing: list[InputObject] | None) -> list[InputObject]:
     local = sorted({item.url: item for item in found if scheme_of(item.url) == "file"}.items())
     if not local:
         return list(found)
@@ -230,9 +231,9 @@ def _upload_local(found: Sequence[InputObject], store: Store) -> list[InputObjec
 
     def upload(item: InputObject) -> ObjectInfo:
         if item.size < BIG_BYTES:
-            return _upload(item, store)
+            return _upload(item, store, missing)
         with big:
-            return _upload(item, store)
+            return _upload(item, store, missing)
 
     pool = ThreadPoolExecutor(UPLOAD_THREADS)
     try:
@@ -249,7 +250,7 @@ def _upload_local(found: Sequence[InputObject], store: Store) -> list[InputObjec
     ]
 
 
-def _upload(item: InputObject, store: Store) -> ObjectInfo:
+def _upload(item: InputObject, store: Store, missing: list[InputObject] | None) -> ObjectInfo:
     """The object with the file's content: one that is there already, or a new one."""
     from urllib.parse import quote
 
@@ -267,6 +268,9 @@ def _upload(item: InputObject, store: Store) -> ObjectInfo:
             return info
     except NotFound:
         pass
+    if missing is not None:
+        missing.append(item)
+        return ObjectInfo(key, item.size, "")
     return store.put(key, _checked_blocks(item, digest.hexdigest()), durable=True)
 
 
