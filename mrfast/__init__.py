@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import ops
-    from .api import JobResult, plan, run
+    from .api import JobResult, plan, run, verify
     from .errors import (
         AlreadyExists,
         AppError,
@@ -65,10 +65,11 @@ __all__ = [
     "ops",
     "plan",
     "run",
+    "verify",
 ]
 
 _MODULES = {"core", "ops"}
-_API = {"plan", "run", "JobResult"}
+_API = {"plan", "run", "verify", "JobResult"}
 
 
 def __getattr__(name: str) -> Any:

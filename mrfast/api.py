@@ -13,6 +13,7 @@ from .model import REDUCES_MAX, InputObject, JobSpec, part_name
 
 if TYPE_CHECKING:
     from .app import App
+    from .verification import Verified
     from .watch.progress import ProgressView
 
 STORE = "./mrfast-store"
@@ -184,6 +185,13 @@ def plan(
         **JOB_DEFAULTS | options,
     )
     return planned(spec, loaded.cut, ledger.current().counts(), missing).document()
+
+
+def verify(url: str | os.PathLike[str]) -> Verified:
+    """What is wrong with a finished output, read again: `faults` is empty if it is as its job wrote it."""
+    from .verification import verify as verified
+
+    return verified(os.fspath(url))
 
 
 def find_job(name_or_id: str, store: str) -> JobSpec:

@@ -25,7 +25,7 @@ Pair = tuple[Any, Any]
 
 def cat(url: str, *, jsonl: bool = False) -> Iterator[bytes]:
     """The bytes to print for a URL or path: a whole output, a part or a map object; InputMissing if it is none."""
-    document = _finished_output(url)
+    document = finished_output(url)
     if document is not None:
         if jsonl:
             yield from _json_lines(read_output(url, document))
@@ -67,7 +67,7 @@ def part_blocks(url: str) -> Iterator[bytes]:
         yield bytes(block)
 
 
-def _finished_output(url: str) -> dict[str, Any] | None:
+def finished_output(url: str) -> dict[str, Any] | None:
     """The `_SUCCESS` document of the output at the URL; None if it is not a folder or prefix of that kind."""
     local = scheme_of(url) == "file"
     if local and not os.path.isdir(url.removeprefix("file://")):
@@ -97,7 +97,7 @@ def _format_of(url: str) -> tuple[str, int]:
     """The same for one part, from the `_SUCCESS` beside it; without one it is taken for text."""
     folder = url.rpartition("/")[0] or "."
     try:
-        document = _finished_output(folder)
+        document = finished_output(folder)
     except InputMissing:
         document = None
     return ("text", 0) if document is None else _format(document)

@@ -49,6 +49,7 @@ PLANES: dict[str, set[str]] = {
     "mrfast.watch": BASE | {"mrfast.storage"},
     "mrfast.cluster": BASE | {"mrfast.storage"},
     "mrfast.cat": BASE | {"mrfast.app", "mrfast.core", "mrfast.index", "mrfast.storage", "mrfast.tasks"},
+    "mrfast.verification": BASE | {"mrfast.cat", "mrfast.storage"},
     "mrfast.cli": set(),
     "mrfast.__main__": {"mrfast.cli"},
 }

@@ -27,7 +27,7 @@ import click  # noqa: E402
 
 from .. import __version__, api  # noqa: E402
 from ..errors import MrfastError, UsageError  # noqa: E402
-from ..watch.progress import ProgressView, counted  # noqa: E402
+from ..watch.progress import ProgressView, counted, size_text  # noqa: E402
 from .options import check_resume, job_options  # noqa: E402
 from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
 
@@ -154,6 +154,23 @@ def cat(urls: tuple[str, ...], jsonl: bool) -> None:
     from ..cat import cat as blocks_of
 
     print_data(block for url in urls for block in blocks_of(url, jsonl=jsonl))
+
+
+@mrfast.command(epilog="Example: mrfast verify s3://bucket/jobs/out/4f1c...")
+@click.argument("url", metavar="URL")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def verify(url: str, quiet: bool) -> None:
+    """Read a job's output again, and check the size and checksum of every part.
+
+    URL is the folder or s3:// URL of the output. The exit code is 1 if a part is not as its job wrote it.
+    """
+    found = api.verify(url)
+    for fault in found.faults:
+        say(f"mrfast: error: {fault}")
+    if found.faults:
+        raise click.exceptions.Exit(1)
+    if not quiet:
+        say(f"mrfast: {counted(found.parts, 'part')}, {size_text(found.bytes)}: as the job wrote them")
 
 
 @click.command(

@@ -16,7 +16,7 @@ from mrfast.control.journal_files import BATCH_RECORDS
 from mrfast.model import InputCut, InputObject, JobSpec, Piece
 from mrfast.storage import is_remote, ledger
 
-# storage/s3: a HEAD of what is not there asks for the bucket as well; listings have pages; large objects go up in parts.
+# storage/s3: a HEAD of what is not there asks for the bucket as well; listings have pages; large objects go in parts.
 ABSENT = 2
 PAGE_KEYS = 1_000
 UPLOAD_PART_BYTES = 32 << 20
