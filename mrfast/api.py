@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ JOB_DEFAULTS: dict[str, Any] = {
     "keep_intermediate": False,
     "job": None,
     "overwrite": False,
+    "reuse": False,
 }
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -111,6 +112,7 @@ def run(
     keep_intermediate: bool = False,
     job: str | None = None,
     overwrite: bool = False,
+    reuse: bool = False,
     quiet: bool = True,
 ) -> JobResult:
     """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
@@ -120,6 +122,10 @@ def run(
     """
     load = _loader(app, map, reduce, combine, input, output)
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    if reuse and not isinstance(app, (str, os.PathLike)):
+        raise UsageError(
+            "reuse=True needs an application file: nobody can tell whether functions are those of an earlier job"
+        )
     return run_job(
         load,
         [os.fspath(item) for item in given],
@@ -135,6 +141,7 @@ def run(
         keep_intermediate=keep_intermediate,
         job=job,
         overwrite=overwrite,
+        reuse=reuse,
         app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
         view=None if quiet else _view(),
     )
@@ -170,8 +177,9 @@ def plan(
     `options` are those of `run`.
     """
     from .app import load_app
+    from .control import reuse, splits
     from .control.plan import plan as planned
-    from .storage import ledger
+    from .storage import ledger, open_store
 
     loaded = load_app(os.fspath(app)) if isinstance(app, (str, os.PathLike)) else app
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
@@ -184,7 +192,11 @@ def plan(
         missing=missing,
         **JOB_DEFAULTS | options,
     )
-    return planned(spec, loaded.cut, ledger.current().counts(), missing).document()
+    reused: Collection[int] = ()
+    if spec.reuse:
+        tasks = splits.plan(spec.inputs, loaded.cut, spec.split_bytes)
+        reused = reuse.look(open_store(spec.store_url), loaded.info(), spec.reduces, tasks)
+    return planned(spec, loaded.cut, ledger.current().counts(), missing, reused).document()
 
 
 def verify(url: str | os.PathLike[str]) -> Verified:
@@ -241,6 +253,14 @@ def clean_job(name_or_id: str, *, store: str, force: bool = False) -> int:
     return removed
 
 
+def clean_reuse(*, store: str) -> int:
+    """How many objects were removed: the map outputs that --reuse kept in the store, and their names."""
+    from .control import reuse
+    from .storage import open_store
+
+    return reuse.forget(open_store(store))
+
+
 def preload() -> None:
     """Imports what a local run needs: once, here, and not in each slot after its fork."""
     from . import core  # noqa: F401
@@ -264,6 +284,7 @@ def make_spec(
     keep_intermediate: bool,
     job: str | None,
     overwrite: bool,
+    reuse: bool,
     app_path: str = "",
     missing: list[InputObject] | None = None,
 ) -> JobSpec:
@@ -297,6 +318,7 @@ def make_spec(
         memory_bytes=memory,
         attempts_max=attempts_max,
         overwrite=overwrite,
+        reuse=reuse,
         inputs=tuple(resolve(inputs, opened, missing)),
         stall_s=float(stall_s),
         bad_records_max=bad_records_max,

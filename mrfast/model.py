@@ -78,6 +78,7 @@ class JobSpec:
     stall_s: float = 600.0
     bad_records_max: int = 0
     keep_intermediate: bool = False
+    reuse: bool = False  # of earlier jobs' map outputs; this one's are kept for later ones
     app_path: str = ""  # of a job that runs on one machine, so that it can be resumed by its name alone
 
 
@@ -122,7 +123,7 @@ class ReduceTask:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where one partition's records of one map output lie; the object is `inter_key(job, attempt)`.
+    """Where one partition's records of one map output lie: in `object`, if empty in `inter_key(job, attempt)`.
 
     `key_kind` is that map's "str" or "bytes", and empty for a map that emitted nothing; `digest` names that map's
     output in the table whose digest a reduce reports.
@@ -136,6 +137,7 @@ class Segment:
     xxh3: int
     key_kind: str = ""
     digest: str = ""
+    object: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,17 +125,25 @@ def plan(app: str, inputs: tuple[str, ...], as_json: bool, quiet: bool, **option
 
 
 @mrfast.command(epilog="Example: mrfast clean 4f1c...")
-@click.argument("job", metavar="JOB")
+@click.argument("job", required=False, metavar="[JOB]")
 @click.option(
     "--store", default=api.STORE, envvar="MRFAST_STORE", show_default=True, metavar="URL", help="Where the job is."
 )
+@click.option("--reuse", is_flag=True, help="The map outputs that jobs with --reuse have left; no JOB.")
 @click.option("--force", is_flag=True, help="Even if the job has not ended: nobody may be running it.")
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
-def clean(job: str, store: str, force: bool, quiet: bool) -> None:
+def clean(job: str | None, store: str, reuse: bool, force: bool, quiet: bool) -> None:
     """Remove what a job left in the store, all but a finished job's result.
 
     JOB is its id or its name.
     """
+    if (job is None) != reuse:
+        raise UsageError("name a JOB to clean, or --reuse for the map outputs that jobs with --reuse have left")
+    if job is None:
+        removed = api.clean_reuse(store=store)
+        if not quiet:
+            say(f"mrfast: removed {counted(removed, 'object')} that --reuse had left")
+        return
     removed = api.clean_job(job, store=store, force=force)
     if not quiet:
         say(f"mrfast: removed {counted(removed, 'object')} of job {job}")

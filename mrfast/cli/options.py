@@ -83,6 +83,8 @@ def job_options(command: F) -> F:
                      show_default=True, type=click.IntRange(0), metavar="N",
                      help="Skip up to N records whose map raises or kills its process, and list them."),
         click.option("--keep-intermediate", is_flag=True, help="Leave the map outputs when the job has ended."),
+        click.option("--reuse", is_flag=True,
+                     help="Do not run maps whose output an earlier job with --reuse has left; leave this job's."),
         click.option("--job", metavar="NAME", help="A name for the job, besides its id."),
         click.option("--overwrite", is_flag=True, help="Replace the result that is at the output already."),
         prices_option,

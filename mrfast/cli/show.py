@@ -55,8 +55,9 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
     if quiet:
         return
     where = _short(result.output_url)
+    reused = f" ({totals['maps_reused']:,} of them reused)" if totals["maps_reused"] else ""
     say(
-        f"mrfast: job {result.job} done in {seconds:.2f} s: {counted(totals['maps'], 'map')}, "
+        f"mrfast: job {result.job} done in {seconds:.2f} s: {counted(totals['maps'], 'map')}{reused}, "
         f"{counted(totals['reduces'], 'reduce')}, {size_text(totals['bytes_in'])} in, "
         f"{counted(totals['records_emitted'], 'record')} mapped, {counted(totals['records_out'], 'record')} out"
     )
@@ -73,8 +74,9 @@ def show_plan(document: dict[str, Any], *, as_json: bool) -> None:
         print_data([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
         return
     requests, ranges = document["requests"], document["range"]
+    reused = f" ({document['maps_reused']:,} of them reused)" if document["maps_reused"] else ""
     lines = [
-        f"{counted(document['maps'], 'map')} over {size_text(document['bytes_in'])}, the largest split "
+        f"{counted(document['maps'], 'map')}{reused} over {size_text(document['bytes_in'])}, the largest split "
         f"{size_text(document['largest_split_bytes'])}; {counted(document['reduces'], 'reduce')}",
         f"memory per reducer: up to {size_text(document['memory_per_reducer_bytes'])}",
         f"{requests_text(requests['by_verb'])}, ${document['cost_usd']:,.4f}",

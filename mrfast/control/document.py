@@ -39,6 +39,7 @@ def manifest(
         "inputs": [encode(item) for item in spec.inputs],
         "totals": {
             "maps": maps,
+            "maps_reused": outputs.reused,
             "reduces": spec.reduces,
             "bytes_in": outputs.bytes_in,
             "records_emitted": outputs.records_in,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,8 +38,9 @@ class Effect:
 
 # What an effect's requests count for.
 PHASES = {
-    "begin": "plan", "plan": "plan", "indexes": "plan", "index": "map", "check": "reduce", "journal": "journal",
-    "fence": "journal", "commit": "commit", "publish": "commit", "fail": "commit", "discard": "clean", "clean": "clean",
+    "begin": "plan", "plan": "plan", "indexes": "plan", "index": "map", "keep": "map", "check": "reduce",
+    "journal": "journal", "fence": "journal", "commit": "commit", "publish": "commit", "fail": "commit",
+    "discard": "clean", "clean": "clean",
 }  # fmt: skip
 
 
@@ -97,14 +98,14 @@ def _opened(journals: Journals, job: str, epoch: int, base: tuple[int, int] | No
 
 
 def read_indexes(
-    store: Store, job: str, reports: Iterable[tuple[int, MapReport]]
+    store: Store, job: str, reports: Iterable[tuple[int, MapReport]], objects: Mapping[int, str]
 ) -> list[tuple[int, MapReport, SegmentIndex | None]]:
     """The index of each of these map objects; None where the object is missing or damaged."""
     read: list[tuple[int, MapReport, SegmentIndex | None]] = []
     for map_index, report in reports:
         index = None
         with suppress(NotFound, CorruptSegment):
-            index = index_at_end(store, inter_key(job, report.attempt), report.size)
+            index = index_at_end(store, objects.get(map_index) or inter_key(job, report.attempt), report.size)
         read.append((map_index, report, index))
     return read
 

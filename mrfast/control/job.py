@@ -163,7 +163,7 @@ class JobDriver(JobWork):
         if self._outputs.attempt(map_index) != map_attempt or map_attempt in self._checking:
             return "superseded"
         segment = self._outputs.segment(map_index, partition)
-        key = inter_key(self.spec.job, map_attempt)
+        key = segment.object or inter_key(self.spec.job, map_attempt)
         self._checking.add(map_attempt)
         self._effects.append(Effect("check", lambda: is_intact(self._store, key, segment), (map_index, map_attempt)))
         return "accepted"
@@ -181,7 +181,8 @@ class JobDriver(JobWork):
     def tick(self, now: float) -> bool:
         """Does what time brings about; whether tasks can be handed out again."""
         self._now = now
-        if self.state == "RUNNING" and now >= self._fence_at and not self._is_mirrored():
+        mirrored = self.journal is not None and self.journal.is_mirrored  # then a look goes with each object of it
+        if self.state == "RUNNING" and now >= self._fence_at and not mirrored:
             self._fence_at = now + FENCE_S
             self._effects.append(Effect("fence", lambda: is_superseded(self._store, self.spec.job, self.epoch)))
         if now >= self._reread_at:
@@ -260,8 +261,8 @@ class JobDriver(JobWork):
                 del self._reports[partition]  # rolled back
             self._note(recovery.map_record(report, digest, self.scheduler.issued("map", map_index)))
             self._bad.accept(map_index, report)
-            if self.journal is not None and self.scheduler.maps_done == self.scheduler.maps:
-                self.journal.close_batch()
+            self._keep(map_index, report, digest)
+            self._close_maps()
         return word
 
     def _index_read(self, worker: str, report: MapReport, index: SegmentIndex, now: float) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mrfast.control import commit, recovery, splits
+from mrfast.control import commit, recovery, reuse, splits
 from mrfast.control.bad_records import BadRecords
 from mrfast.control.document import manifest
 from mrfast.control.effects import Begun, Effect, Journals, Mirror, begin, read_indexes
@@ -69,6 +70,8 @@ class JobWork:
         self._mirror = Mirror(store, lambda: is_superseded(store, spec.job, self.epoch))
         self._outputs = Outputs()
         self._unread: dict[int, MapReport] = {}  # accepted by an earlier epoch, their indexes not read yet
+        self._objects: dict[int, str] = {}  # of those that an earlier job ran
+        self._names: list[tuple[str, bytes]] = []  # of this job's map outputs, for later jobs
         self._checking: set[str] = set()  # map attempts that the coordinator is looking at
         self._reading: set[str] = set()  # map attempts whose index is being read
         self._bad = BadRecords(spec.bad_records_max)
@@ -172,21 +175,24 @@ class JobWork:
             self.state = "PLANNING"
             self._effects.append(Effect("plan", self._make_splits))
 
-    def _make_splits(self) -> tuple[list[tuple[Piece, ...]], set[str]]:
+    def _make_splits(self) -> tuple[list[tuple[Piece, ...]], set[str], dict[int, reuse.Kept]]:
         spec, app = self.spec, self.app
         assert app is not None
-        whole = self._whole
+        whole, kept = self._whole, {}
         if whole is None:
             quoted = app.cut.kind == "csv" and app.cut.splittable
             whole = {
                 item.url for item in spec.inputs if quoted and item.size > spec.split_bytes and self._is_quoted(item)
             }
-        return list(splits.unsplit(splits.plan(spec.inputs, app.cut, spec.split_bytes), whole)), whole
+        planned = list(splits.unsplit(splits.plan(spec.inputs, app.cut, spec.split_bytes), whole))
+        if spec.reuse and self._whole is None:
+            kept = reuse.look(self._store, app, spec.reduces, planned)
+        return planned, whole, kept
 
     def _is_quoted(self, item: InputObject) -> bool:
         return self._quoted_newlines is None or self._quoted_newlines(item)
 
-    def _planned(self, planned: list[tuple[Piece, ...]], whole: set[str]) -> None:
+    def _planned(self, planned: list[tuple[Piece, ...]], whole: set[str], kept: dict[int, reuse.Kept]) -> None:
         if self.state != "PLANNING":  # given up meanwhile
             return
         self._splits = planned
@@ -208,19 +214,56 @@ class JobWork:
             self.fail(error)
             return
         self._history = []
-        self._unread, self._reports = restored.maps, restored.parts
+        self._unread, self._objects, self._reports = restored.maps, restored.objects, restored.parts
         self._bad.restore(restored)
+        for map_index, each in kept.items():
+            self._adopt(map_index, each)
+        self._close_maps()
         self.state = "RUNNING"
         for worker, known in self._workers.items():
             self.scheduler.joined(worker, known["slots"], (), self._now)
         self._read_indexes()
+
+    def _adopt(self, map_index: int, kept: reuse.Kept) -> None:
+        """Accepts an earlier job's output, as of an attempt that was never handed out."""
+        assert self.scheduler is not None
+        names = self.scheduler.names
+        report = replace(kept.report, attempt=names.attempt(map_index, names.serial(1)))
+        self.scheduler.restore("map", report.attempt, kept.digest, "", 1, self.epoch)
+        self._outputs.add(map_index, report, kept.index, kept.digest, kept.object)
+        self._note(recovery.map_record(report, kept.digest, 1, kept.object))
+
+    def _keep(self, map_index: int, report: MapReport, digest: str) -> None:
+        """Lets later jobs find an accepted output; not one that lacks records."""
+        if not self.spec.reuse or self.app is None:
+            return
+        name = reuse.name_of(self.app, self.spec.reduces, self._splits[map_index])
+        if name and not report.bad and not self._bad.skip(map_index):
+            key = inter_key(self.spec.job, report.attempt)
+            self._names.append((name, reuse.entry(key, report, digest)))
+        if len(self._names) == reuse.BATCH:
+            self._put_names()
+
+    def _put_names(self) -> None:
+        if self._names:
+            names, self._names = self._names, []
+            self._effects.append(Effect("keep", lambda: reuse.put(self._store, names)))
+
+    def _close_maps(self) -> None:
+        """The last map ends what is gathered in batches."""
+        if self.scheduler is not None and self.scheduler.maps_done == self.scheduler.maps:
+            self._put_names()
+            if self.journal is not None:
+                self.journal.close_batch()
 
     def _read_indexes(self) -> None:
         """What an earlier epoch accepted is listed for reduces once its index has been read from its object."""
         reports = list(self._unread.items())
         for at in range(0, len(reports), INDEXES_PER_EFFECT):
             some = reports[at : at + INDEXES_PER_EFFECT]
-            self._effects.append(Effect("indexes", partial(read_indexes, self._store, self.spec.job, some)))
+            self._effects.append(
+                Effect("indexes", partial(read_indexes, self._store, self.spec.job, some, self._objects))
+            )
 
     def _indexes_read(self, read: list[tuple[int, MapReport, SegmentIndex | None]], now: float) -> None:
         assert self.scheduler is not None
@@ -230,7 +273,11 @@ class JobWork:
             if index is None:
                 self._lost(map_index, report.attempt, now)
             else:
-                self._outputs.add(map_index, report, index, index.digest())
+                its = self._objects.get(map_index, "")
+                self._outputs.add(map_index, report, index, index.digest(), its)
+                if not its:  # the earlier epoch may not have come to it
+                    self._keep(map_index, report, index.digest())
+        self._put_names()
 
     def _effect_failed(self, effect: Effect, error: MrfastError, now: float) -> None:
         if effect.name == "index":
@@ -253,9 +300,6 @@ class JobWork:
             self.state, self.error = "FAILED", unpublished(self.spec, effect.name, error)
         elif effect.name in ("plan", "indexes"):
             self.fail(error)
-
-    def _is_mirrored(self) -> bool:
-        return self.journal is not None and self.journal.is_mirrored
 
     def _step_down(self) -> None:
         """Another coordinator has the job: nothing of it is touched here any more."""
@@ -359,11 +403,12 @@ class JobWork:
         self.result = manifest
         self.state = "COMMITTED"
         self._close_journal()
-        if not self.spec.keep_intermediate:
+        known = self.scheduler is not None or not self.spec.reuse  # which map outputs are to stay
+        if known and not self.spec.keep_intermediate:
             self._effects.append(Effect("clean", lambda: self._clean(manifest)))
 
     def _clean(self, manifest: dict[str, Any]) -> None:
-        commit.clean(self.spec.job, manifest, self._store)
+        commit.clean(self.spec.job, manifest, self._store, self._kept() if self.spec.reuse else ())
         self._journals.forget()
 
     def _close_journal(self) -> None:

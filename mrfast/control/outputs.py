@@ -38,13 +38,14 @@ class _Sparse:
 
 
 class _Output:
-    __slots__ = ("at", "attempt", "digest", "index", "report")
+    __slots__ = ("at", "attempt", "digest", "index", "object", "report")
 
-    def __init__(self, report: MapReport, index: SegmentIndex, digest: str) -> None:
+    def __init__(self, report: MapReport, index: SegmentIndex, digest: str, object: str) -> None:
         dense = sum(map(bool, index.records)) >= DENSE_SHARE * index.partitions
         self.at = 0  # of its entry in the log
         self.attempt = report.attempt
         self.digest = digest
+        self.object = object  # an earlier job's, or empty
         self.index: SegmentIndex | _Sparse = index if dense else _Sparse(index)
         self.report = (report.records_in, report.records_out, report.bytes_in, report.counters or None)
 
@@ -64,10 +65,15 @@ class Outputs:
     def __len__(self) -> int:
         return len(self._outputs)
 
-    def add(self, map_index: int, report: MapReport, index: SegmentIndex, digest: str) -> None:
+    @property
+    def reused(self) -> int:
+        """How many of them were made by earlier jobs."""
+        return sum(output.object != "" for output in self._outputs.values())
+
+    def add(self, map_index: int, report: MapReport, index: SegmentIndex, digest: str, object: str = "") -> None:
         """Take an accepted output in, in the place of an earlier one."""
         self.remove(map_index)
-        self._outputs[map_index] = output = _Output(report, index, digest)
+        self._outputs[map_index] = output = _Output(report, index, digest, object)
         self._count(output, 1)
         self.announce(map_index)
 
@@ -107,7 +113,7 @@ class Outputs:
         """One partition's segment of a map output."""
         output = self._outputs[map_index]
         place = output.index.segment(partition)
-        return Segment(map_index, output.attempt, *place, output.index.key_kind or "", output.digest)
+        return Segment(map_index, output.attempt, *place, output.index.key_kind or "", output.digest, output.object)
 
     def _count(self, output: _Output, sign: int) -> None:
         records_in, records_out, bytes_in, counters = output.report
@@ -118,9 +124,9 @@ class Outputs:
             self.counters[name] = self.counters.get(name, 0) + sign * count
 
 
-def index_at_end(store: Store, key: str, size: int) -> SegmentIndex:
+def index_at_end(store: Store, key: str, size: int, tail_bytes: int = INDEX_TAIL_BYTES) -> SegmentIndex:
     """The index that stands at the end of a map object of `size` bytes; CorruptSegment if it does not."""
-    need = min(size, INDEX_TAIL_BYTES)
+    need = min(size, tail_bytes)
     while True:
         tail = bytearray(need)
         filled = 0

@@ -7,7 +7,7 @@ the plan has a range, and says why. Each term stands beside what makes its reque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Plan:
     """The tasks of a job, and its requests: at least, as planned and at most."""
 
     maps: int
+    maps_reused: int
     reduces: int
     bytes_in: int
     largest_split_bytes: int
@@ -74,6 +75,7 @@ class Plan:
         }  # fmt: skip
         return {
             "maps": self.maps,
+            "maps_reused": self.maps_reused,
             "reduces": self.reduces,
             "bytes_in": self.bytes_in,
             "largest_split_bytes": self.largest_split_bytes,
@@ -86,13 +88,23 @@ class Plan:
         }
 
 
-def plan(spec: JobSpec, cut: InputCut, found: ledger.Counts, missing: Sequence[InputObject] = ()) -> Plan:
-    """The plan of a new job; `found`: what finding its inputs took, `missing`: local files still to be uploaded."""
+def plan(
+    spec: JobSpec,
+    cut: InputCut,
+    found: ledger.Counts,
+    missing: Sequence[InputObject] = (),
+    reused: Collection[int] = (),
+) -> Plan:
+    """The plan of a new job.
+
+    `found`: what finding its inputs, and what of them an earlier job has mapped, took; `missing`: local files still to
+    be uploaded; `reused`: the maps that need not run.
+    """
     tasks = splits.plan(spec.inputs, cut, spec.split_bytes)
     bytes_in = sum(piece.length for pieces in tasks for piece in pieces)
     lengths = [sum(piece.length for piece in pieces) for pieces in tasks]
     held = min(spec.memory_bytes, GROWTH * bytes_in // spec.reduces + 1)
-    made = Plan(len(tasks), spec.reduces, bytes_in, max(lengths, default=0), held)
+    made = Plan(len(tasks), len(reused), spec.reduces, bytes_in, max(lengths, default=0), held)
     for phase, verbs in found.items():
         for verb, columns in verbs.items():
             made.add(phase, verb, sum(columns.get(outcome, 0) for outcome in ledger.OUTCOMES))
@@ -100,13 +112,13 @@ def plan(spec: JobSpec, cut: InputCut, found: ledger.Counts, missing: Sequence[I
         _add_upload(made, "plan", item.size, item.size, "")
     store, output = is_remote(spec.store_url), is_remote(spec.output_url)
     _begin(made, spec, cut, store, output)
-    _tasks(made, spec, cut, tasks, store)
+    _tasks(made, spec, cut, tasks, store, reused)
     if store:
         _journal(made, spec)
     _commit(made, spec, store, output)
     if store and not spec.keep_intermediate:
-        made.add("clean", "LIST", _pages(made.maps) + _pages(spec.reduces))
-        made.add("clean", "DELETE", made.maps)
+        made.add("clean", "LIST", _pages(made.maps - len(reused)) + _pages(spec.reduces))
+        made.add("clean", "DELETE", 0 if spec.reuse else made.maps)
     return made
 
 
@@ -134,11 +146,19 @@ def _begin(made: Plan, spec: JobSpec, cut: InputCut, store: bool, output: bool) 
                 )  # fmt: skip
 
 
-def _tasks(made: Plan, spec: JobSpec, cut: InputCut, tasks: Sequence[tuple[Piece, ...]], store: bool) -> None:
+def _tasks(
+    made: Plan,
+    spec: JobSpec,
+    cut: InputCut,
+    tasks: Sequence[tuple[Piece, ...]],
+    store: bool,
+    reused: Collection[int],
+) -> None:
     reduces, most_out = spec.reduces, 0
-    for pieces in tasks:
+    for number, pieces in enumerate(tasks):
+        runs = number not in reused
         for piece in pieces:
-            if is_remote(piece.url):
+            if runs and is_remote(piece.url):
                 made.add("map", "GET", _reads(piece, cut), "how far a split reads depends on where its lines end")
         length = sum(piece.length for piece in pieces)
         inflation = INFLATION if any(splits.is_compressed(piece.path) for piece in pieces) else 1
@@ -146,8 +166,13 @@ def _tasks(made: Plan, spec: JobSpec, cut: InputCut, tasks: Sequence[tuple[Piece
         if not store:
             continue
         why = f"a map object over {UPLOAD_PART_BYTES >> 20} MiB goes up in parts"
-        _add_upload(made, "map", 0, GROWTH * inflation * length, why)
-        if reduces > INDEX_PARTITIONS and length:
+        if runs:
+            _add_upload(made, "map", 0, GROWTH * inflation * length, why)
+        if runs and spec.reuse:
+            made.add("map", "PUT", 1)
+            if not all(piece.etag for piece in pieces):  # it is looked for once it has been uploaded
+                made.add("plan", "GET", 1)
+        if runs and reduces > INDEX_PARTITIONS and length:
             made.add("map", "GET", (0, 0, 1), f"an index of over {INDEX_PARTITIONS:,} partitions may not fit a report")
         if length:  # an empty one has no segments
             some = length < BYTES_PER_PARTITION * reduces

@@ -4,7 +4,8 @@ A record is one accepted event; rolled back reduces need none, since they follow
 
     begin   job, epoch, base          the first of an epoch's journal: which records of which earlier epoch count
     plan    app, whole                the application, and the inputs that are not to be cut
-    map     report, issued            an accepted map output, without its index, which stands in its object
+    map     report, issued, object    an accepted map output, without its index, which stands in its object; its key is
+                                      there if an earlier job wrote it
     reduce  report, issued            an accepted part
     lost    map, attempt              an accepted map output that was missing or corrupt
     failed  failure, worker           a failure that counts
@@ -31,6 +32,7 @@ class Restored:
     """What accepted tasks gave, by map index and partition, and what is to be left out."""
 
     maps: dict[int, MapReport] = field(default_factory=dict)
+    objects: dict[int, str] = field(default_factory=dict)  # of those maps that earlier jobs ran
     parts: dict[int, ReduceReport] = field(default_factory=dict)
     skip: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
 
@@ -45,9 +47,10 @@ def plan_record(app: AppInfo, whole: Iterable[str]) -> dict[str, Any]:
     return {"k": "plan", "app": encode(app), "whole": sorted(whole)}
 
 
-def map_record(report: MapReport, digest: str, issued: int) -> dict[str, Any]:
-    """An accepted map output."""
-    return {"k": "map", "report": encode(replace(report, index=b"")), "digest": digest, "issued": issued}
+def map_record(report: MapReport, digest: str, issued: int, object: str = "") -> dict[str, Any]:
+    """An accepted map output; `object` is the key of one that an earlier job wrote."""
+    record = {"k": "map", "report": encode(replace(report, index=b"")), "digest": digest, "issued": issued}
+    return record | {"object": object} if object else record
 
 
 def reduce_record(report: ReduceReport, issued: int) -> dict[str, Any]:
@@ -92,7 +95,9 @@ def replay(records: list[dict[str, Any]], scheduler: Scheduler) -> Restored:
             elif kind == "map":
                 report = decode(MapReport, record["report"])
                 scheduler.restore("map", report.attempt, record["digest"], "", record["issued"], epoch)
-                restored.maps[scheduler.names.index(report.attempt)] = report
+                index = scheduler.names.index(report.attempt)
+                restored.maps[index] = report
+                restored.objects[index] = str(record.get("object", ""))
             elif kind == "reduce":
                 part = decode(ReduceReport, record["report"])
                 scheduler.restore("reduce", part.attempt, part.xxh3, part.table, record["issued"], epoch)

@@ -193,7 +193,7 @@ class Fetched:
             filled += count
 
     def _object(self, segment: Segment) -> str:
-        return inter_key(self._task.job, segment.attempt)
+        return segment.object or inter_key(self._task.job, segment.attempt)
 
     def _memory_groups(self) -> core.Grouper:
         groups = core.Grouper(key_kind=self.key_kind or None, reduce=self._reduce)
