@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from test_job_driver import Run, make_spec, second_coordinator
 
 import mrfast
 from mrfast import api, cli, storage
 from mrfast.control.outputs import index_at_end
 from mrfast.errors import UsageError
+from mrfast.index import TRAILER_MAGIC, SegmentIndex
+from mrfast.model import MapReport, MapTask, inter_key
 from mrfast.storage.base import read, read_json
 
 APP = "from mrfast import ops\nmap = ops.words(letters='space')\nreduce = ops.sum()\n"
@@ -150,3 +154,38 @@ def test_plan_knows_what_will_be_reused(
         assert planned["requests"]["by_phase"] == result.requests["by_phase"]
         assert result.requests["by_verb"] == {verb: number for verb, number in logged.items() if number}
         assert planned["maps_reused"] == result.totals["maps_reused"] == (0, 1, 4)[day]
+
+
+def with_index(run: Run) -> Run:
+    """The run, its maps' objects with their index at the end, as real ones are."""
+    for task in run.tasks():
+        if isinstance(task, MapTask):
+            packed = SegmentIndex([1, 0], [1, 0], [7, 0], key_kind="str", base=0).pack()
+            data = b"x" + packed + len(packed).to_bytes(4, "little") + TRAILER_MAGIC
+            run.store.put(inter_key(task.job, task.attempt), data)
+            assert run.driver.report("w", MapReport(task.attempt, len(data), "0" * 16, packed, 3, 1, 10), 0.0)
+        else:
+            assert run.driver.report("w", run.reduce_report(task), 0.0)
+    run.effects()
+    return run
+
+
+def test_what_was_adopted_is_journalled() -> None:
+    first = with_index(Run(replace(make_spec(), reuse=True)).start())
+    assert first.driver.state == "COMMITTED"
+    second = Run(replace(first.spec, job="1" * 32, output_url=f"{first.spec.output_url}-2")).start()
+    assert second.driver.status(0.0)["maps_done"] == 2
+    third = second_coordinator(second)
+    assert third.driver.status(0.0)["maps_done"] == 2
+    tasks = list(third.driver.poll("w", 9, 0.0))
+    assert [task.attempt for task in tasks] == ["r-00000.e2.1", "r-00001.e2.1"]
+    segments, _, complete = third.driver.outputs(tasks[0].attempt, 0, 9, 0.0) or ([], 0, False)
+    assert complete
+    assert {segment.object for segment in segments} == {
+        inter_key(first.spec.job, f"m-00000{number}.e1.1") for number in range(2)
+    }
+    first.store.delete(segments[0].object)  # the coordinator looks where the segment says
+    assert third.driver.bad_input("w", tasks[0].attempt, 0, segments[0].attempt, "missing", 0.0) == "accepted"
+    third.effects()
+    assert third.driver.status(0.0)["maps_done"] == 1
+    assert [task.attempt for task in third.driver.poll("w", 9, 0.0)] == ["m-000000.e2.1"]

@@ -218,7 +218,8 @@ class JobWork:
         self._bad.restore(restored)
         for map_index, each in kept.items():
             self._adopt(map_index, each)
-        self._close_maps()
+        if kept:
+            self._close_maps()
         self.state = "RUNNING"
         for worker, known in self._workers.items():
             self.scheduler.joined(worker, known["slots"], (), self._now)
@@ -227,8 +228,8 @@ class JobWork:
     def _adopt(self, map_index: int, kept: reuse.Kept) -> None:
         """Accepts an earlier job's output, as of an attempt that was never handed out."""
         assert self.scheduler is not None
-        names = self.scheduler.names
-        report = replace(kept.report, attempt=names.attempt(map_index, names.serial(1)))
+        attempt = self.scheduler.names.attempt(map_index, self.scheduler.names.serial(1))
+        report = replace(kept.report, attempt=attempt)
         self.scheduler.restore("map", report.attempt, kept.digest, "", 1, self.epoch)
         self._outputs.add(map_index, report, kept.index, kept.digest, kept.object)
         self._note(recovery.map_record(report, kept.digest, 1, kept.object))
@@ -239,8 +240,7 @@ class JobWork:
             return
         name = reuse.name_of(self.app, self.spec.reduces, self._splits[map_index])
         if name and not report.bad and not self._bad.skip(map_index):
-            key = inter_key(self.spec.job, report.attempt)
-            self._names.append((name, reuse.entry(key, report, digest)))
+            self._names.append((name, reuse.entry(inter_key(self.spec.job, report.attempt), report, digest)))
         if len(self._names) == reuse.BATCH:
             self._put_names()
 
