@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,7 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +165,20 @@ def test_a_job_gives_the_bytes_of_a_local_run(cluster: Cluster, tmp_path: Path) 
     assert cluster.left() == []
 
 
-def test_a_job_over_s3(cluster: Cluster, s3_server: str, s3_bucket: str) -> None:
+def test_a_job_over_s3(
+    cluster: Cluster, s3_server: str, s3_bucket: str, access_log: Callable[[str], dict[str, int]]
+) -> None:
     from mrfast.storage import base, open_store
 
     cluster.env |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    coordinator = cluster.coordinator("--store", f"s3://{s3_bucket}/store", "-o", f"s3://{s3_bucket}/out")
-    worker = cluster.worker(WC)
-    assert (coordinator.end(), worker.end()) == (0, 0)
+    cluster.env["MRFAST_STATE_DIR"] = str(cluster.folder / "state")
+    options = ("--store", f"s3://{s3_bucket}/store", "-o", f"s3://{s3_bucket}/out", "--json")
+    before = Counter(access_log(s3_bucket))
+    coordinator = cluster.coordinator(*options)
+    workers = [cluster.worker(WC), cluster.worker(WC)]
+    assert [process.end() for process in (coordinator, *workers)] == [0, 0, 0]
+    assert json.loads(coordinator.out)["requests"]["by_verb"] == Counter(access_log(s3_bucket)) - before
+    assert "requests to S3 (" in coordinator.said
     out = open_store(f"s3://{s3_bucket}/out")
     lines = b"".join(base.read(out, f"mr-out-{i}") for i in range(2)).splitlines()
     assert sorted(lines) == [b"be 2", b"not 1", b"or 1", b"to 2"]
