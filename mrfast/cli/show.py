@@ -95,6 +95,8 @@ def show_plan(document: dict[str, Any], *, as_json: bool) -> None:
 
 def requests_text(by_verb: Mapping[str, int]) -> str:
     """Numbers of requests as people read them."""
+    if not by_verb:
+        return "no requests to S3"
     verbs = ", ".join(f"{number:,} {verb}" for verb, number in by_verb.items())
     return f"{counted(sum(by_verb.values()), 'request')} to S3 ({verbs})"
 
