@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: above all one S3 stand-in for the whole session."""
+"""Fixtures that several test files share: above all one S3 stand-in, and one real S3 server, for the whole session."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import seaweedfs
+from stores import SEAWEEDFS
 
 from mrfast import storage
+
+# slow_s3, the stand-in of the benches, serves tests too.
+sys.path.append(str(Path(__file__).parent.parent / "benches"))
 
 _numbers = itertools.count()
 
@@ -43,15 +48,30 @@ def _s3_endpoint() -> Iterator[str]:
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def _seaweedfs_endpoint() -> Iterator[str]:
+    weed = seaweedfs.binary()
+    if weed is None:
+        pytest.skip("SeaweedFS is not installed: scripts/serve_s3 --install, or MRFAST_TEST_SEAWEEDFS=1 scripts/test")
+    command = [sys.executable, seaweedfs.__file__, "--bucket", "seaweedfs"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None and server.stdin is not None
+        first = server.stdout.readline().strip()
+        assert "=" in first, "SeaweedFS did not start"
+        yield first.partition("=")[2]
+        server.stdin.close()
+
+
+def _use_s3(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment["AWS_ENDPOINT_URL_S3"]
+
+
 @pytest.fixture
 def s3_server(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The endpoint URL of an S3 over real HTTP; the environment points botocore, here and in child processes, to it."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", _s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    return _s3_endpoint
+    return _use_s3(seaweedfs.environment(_s3_endpoint), monkeypatch)
 
 
 @pytest.fixture
@@ -82,11 +102,31 @@ def access_log(s3_server: str) -> Callable[[str], dict[str, int]]:
     return read
 
 
-@pytest.fixture(params=["memory", "folder", "s3"])
+@pytest.fixture
+def s3_url(s3_bucket: str) -> str:
+    """An empty place of the stand-in."""
+    return f"s3://{s3_bucket}"
+
+
+@pytest.fixture
+def seaweedfs_url(_seaweedfs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place of a real S3 server, to which the environment points."""
+    _use_s3(seaweedfs.environment(_seaweedfs_endpoint), monkeypatch)
+    return f"{SEAWEEDFS}{next(_numbers)}"
+
+
+@pytest.fixture(params=["s3", "seaweedfs"])
+def any_s3_url(request: pytest.FixtureRequest) -> str:
+    """An empty place of the stand-in and of the real server in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["memory", "folder", "s3", "seaweedfs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> storage.Store:
     """An empty store of each kind in turn."""
     if request.param == "memory":
         return storage.open_store(f"memory://test-{next(_numbers)}")
     if request.param == "folder":
         return storage.open_store(str(tmp_path / "store"))
-    return storage.open_store(f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix")
+    return storage.open_store(request.getfixturevalue(f"{request.param}_url") + "/some/prefix")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mrfast.storage import Store
 
+SEAWEEDFS = "s3://seaweedfs/"  # what the URLs of stores in SeaweedFS begin with
+
 
 def filled(store: Store, key: str, size: int, offset: int = 0, etag: str | None = None) -> bytes:
     """What a read of up to `size` bytes puts into a buffer; the rest of it must stay untouched."""

@@ -1,4 +1,4 @@
-"""What every store promises, tried on all three."""
+"""What every store promises, tried on all three, and on a second S3 server where it is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import filled
+from stores import SEAWEEDFS, filled
 
 from mrfast.errors import (
     AlreadyExists,
@@ -138,7 +138,8 @@ def test_missing_object(store: Store) -> None:
     for call in (store.stat, lambda key: filled(store, key, 3), lambda key: base.read(store, key)):
         with pytest.raises(NotFound, match="no/such"):
             call("no/such")
-    with pytest.raises(NotFound):
+    # S3 says 404 to an If-Match on what is not there, SeaweedFS 412.
+    with pytest.raises(PreconditionFailed if store.url.startswith(SEAWEEDFS) else NotFound):
         store.replace("no/such", b"", "etag")
     with pytest.raises(NotFound):
         store.copy_to("no/such", store, "x")
@@ -173,6 +174,8 @@ def test_stream_is_the_object_in_blocks(store: Store) -> None:
 
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_odd_keys(store: Store, key: str) -> None:
+    if "\\" in key and store.url.startswith(SEAWEEDFS):
+        pytest.skip("SeaweedFS takes a backslash in a key for a slash")
     info = store.put(key, b"x")
     assert list(store.list()) == [info]
     assert list(store.list(key[:3])) == [info]

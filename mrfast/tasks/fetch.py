@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
@@ -12,6 +12,7 @@ from mrfast import core
 from mrfast.errors import BadRecord, CorruptSegment, NotFound
 from mrfast.index import TableDigest
 from mrfast.model import ReduceTask, Segment, inter_key
+from mrfast.tasks.abreast import Abreast
 from mrfast.tasks.mapper import CORE_MEMORY_BYTES_MIN
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from mrfast.tasks.spill import SpilledRecords
 
 CHUNK_BYTES = 1 << 20
+# A segment that goes to disk is read from a remote store in ranges of so many bytes, or of so much of the memory.
+RANGE_BYTES_MAX = 8 << 20
+RANGES_PER_MEMORY = 32
 # Times that one map attempt's output is announced, and cannot be read, before the fault is sought here.
 ROUNDS_MAX = 3
 
@@ -52,12 +56,18 @@ class Fetched:
         self._on_disk: set[int] = set()
         self._spilled: SpilledRecords | None = None
         self._rounds: Counter[tuple[int, str]] = Counter()
+        # What is on its way and what is held are within the bound together.
+        self._reads = Abreast(self._bound // 4, remote=getattr(store, "remote", False))
+        self._range_bytes = CHUNK_BYTES
+        if self._reads.many:
+            self._range_bytes = max(1, min(RANGE_BYTES_MAX, self._bound // RANGES_PER_MEMORY))
 
     def follow(self, source: Source) -> None:
         """Fetches what the pages name, until every map's segment is held and no other one is known."""
-        for page, complete in source.pages():
-            if self.hear(page, complete, source):
-                return
+        with self._reads:
+            for page, complete in source.pages():
+                if self.hear(page, complete, source):
+                    return
 
     def hear(self, page: list[Segment], complete: bool, source: Source) -> bool:
         """Takes one page in; whether that was all."""
@@ -65,8 +75,7 @@ class Fetched:
         for segment in newest.values():
             self.bytes_known += segment.length - self._known.get(segment.map_index, 0)
             self._known[segment.map_index] = segment.length
-        for segment in newest.values():
-            self._take(segment, source)
+        self._take_all(newest.values(), source)
         return complete and len(self._held) == self._task.maps
 
     def table(self) -> str:
@@ -86,23 +95,36 @@ class Fetched:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _take(self, segment: Segment, source: Source) -> None:
-        """Holds the segment instead of what is held of its map, unless that is of the same output."""
-        held = self._held.get(segment.map_index)
-        if held is not None:
-            if held.digest == segment.digest:
-                return
-            self._drop(held, source)
-        if segment.records:
-            self._check_keys(segment)
+    def _take_all(self, segments: Iterable[Segment], source: Source) -> None:
+        """Holds each segment instead of what is held of its map, unless that is of the same output."""
+        wanted: dict[int, Segment] = {}
+        for segment in segments:
+            held = self._held.get(segment.map_index)
+            if held is not None and held.digest == segment.digest:
+                continue
+            for other in () if held is None else self._drop(held):
+                wanted.setdefault(other.map_index, other)
+            wanted[segment.map_index] = segment
+        small, large = [], []
+        for segment in wanted.values():
+            if not segment.records:
+                self._hold(segment)
+            elif segment.length > self._bound // 4:
+                large.append(segment)
+            else:
+                small.append(segment)
+        for segment, data in self._reads.each(small, self._load, lambda segment: segment.length):
+            if isinstance(data, CorruptSegment):
+                self._give_up(segment, data, source)
+            else:
+                self._keep(segment, data)
+        for segment in large:
             try:
-                self._fetch(segment)
-            except CorruptSegment:  # once more: the store may be right
-                try:
-                    self._fetch(segment)
-                except CorruptSegment as error:
-                    self._give_up(segment, error, source)
-                    return
+                self._to_disk(segment)
+            except CorruptSegment as error:
+                self._give_up(segment, error, source)
+
+    def _hold(self, segment: Segment) -> None:
         self._held[segment.map_index] = segment
         self.bytes_held += segment.length
         self.records += segment.records
@@ -116,18 +138,18 @@ class Fetched:
             raise error
         source.bad(segment, str(error))
 
-    def _drop(self, segment: Segment, source: Source) -> None:
+    def _drop(self, segment: Segment) -> list[Segment]:
+        """Lets go of a segment; those that were merged with it on disk must come again."""
         index = segment.map_index
         self._forget(index)
-        data = self._in_memory.pop(index, None)
-        if data is not None:
+        if self._in_memory.pop(index, None) is not None:
             self._memory_bytes -= segment.length
-        elif index in self._on_disk:  # merged with others: those must come again
+        elif index in self._on_disk:
             again = [self._forget(other) for other in sorted(self._on_disk - {index})]
             self._spilled = None
             self._on_disk.clear()
-            for other in again:
-                self._take(other, source)
+            return again
+        return []
 
     def _forget(self, index: int) -> Segment:
         segment = self._held.pop(index)
@@ -146,15 +168,17 @@ class Fetched:
                 "keys are str, or all of them bytes"
             )
 
-    def _fetch(self, segment: Segment) -> None:
-        """Brings the segment into memory, or onto the disk if it is large; much in memory goes there, too."""
-        index = segment.map_index
-        if segment.length > self._bound // 4:
-            self._spill().add_segment(self._checked_blocks(segment), segment.records, index)
-            self._on_disk.add(index)
-            return
-        if self._memory_bytes + segment.length > self._bound // 4 * 3:
-            self._spill_memory()
+    def _load(self, segment: Segment) -> core.Buffer | CorruptSegment:
+        """The segment's bytes, checked; or what is wrong with them twice. Called in several threads."""
+        try:
+            return self._load_once(segment)
+        except CorruptSegment:  # once more: the store may be right
+            try:
+                return self._load_once(segment)
+            except CorruptSegment as error:
+                return error
+
+    def _load_once(self, segment: Segment) -> core.Buffer:
         data = core.Buffer(segment.length)
         with memoryview(data) as view:
             self._read(segment, 0, view)
@@ -165,20 +189,48 @@ class Fetched:
             object=self._object(segment),
             partition=self._task.partition,
         )
-        self._in_memory[index] = data
-        self._memory_bytes += segment.length
+        return data
 
-    def _checked_blocks(self, segment: Segment) -> Iterator[memoryview]:
+    def _keep(self, segment: Segment, data: core.Buffer) -> None:
+        """Holds the segment in memory; when there is much, all that is there goes to the disk before."""
+        self._check_keys(segment)
+        if self._memory_bytes + segment.length > self._bound // 4 * 3:
+            self._spill_memory()
+        self._in_memory[segment.map_index] = data
+        self._memory_bytes += segment.length
+        self._hold(segment)
+
+    def _to_disk(self, segment: Segment) -> None:
+        """Holds a large segment on the disk, as a run of its own."""
+        self._check_keys(segment)
+        try:
+            self._spill().add_segment(self._checked_blocks(segment), segment.records, segment.map_index)
+        except CorruptSegment:  # once more: the store may be right
+            self._spill().add_segment(self._checked_blocks(segment), segment.records, segment.map_index)
+        self._on_disk.add(segment.map_index)
+        self._hold(segment)
+
+    def _checked_blocks(self, segment: Segment) -> Iterator[Any]:
         """The segment's bytes in blocks, each valid until the next; raises CorruptSegment behind the last one."""
         digest = xxhash.xxh3_64()
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-        for position in range(0, segment.length, CHUNK_BYTES):
-            view = buffer[: segment.length - position]
-            self._read(segment, position, view)
-            digest.update(view)
-            yield view
+        for _, block in self._blocks(segment):
+            digest.update(block)
+            yield block
         if digest.intdigest() != segment.xxh3:
             raise CorruptSegment(self._object(segment), self._task.partition, segment.offset, "checksum mismatch")
+
+    def _blocks(self, segment: Segment) -> Iterator[tuple[int, memoryview]]:
+        """(position, bytes) of each block of the segment; one buffer is enough where they come one by one."""
+        step = self._range_bytes
+        buffer = memoryview(bytearray(0 if self._reads.many else step))
+
+        def block(position: int) -> memoryview:
+            size = min(step, segment.length - position)
+            view = buffer[:size] if buffer else memoryview(bytearray(size))
+            self._read(segment, position, view)
+            return view
+
+        return self._reads.each(range(0, segment.length, step), block, lambda position: step)
 
     def _read(self, segment: Segment, position: int, view: memoryview) -> None:
         key, filled = self._object(segment), 0
