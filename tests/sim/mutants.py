@@ -19,7 +19,6 @@ from mrfast.control import effects, job, job_work, recovery, table
 from mrfast.control.desk import Desk
 from mrfast.control.leases import Leases
 from mrfast.control.scheduler import Scheduler
-from mrfast.errors import CorruptSegment
 from mrfast.model import Failure
 from mrfast.tasks import fetch, mapper
 from mrfast.tasks.agent import Agent
@@ -179,13 +178,14 @@ def impatient(ask: Any) -> Any:
 def counting(take: Any) -> Any:
     """A map that ran again is one more output, not the same one."""
 
-    def taken(self: Any, segment: Any, source: Any) -> None:
-        held = self._held.get(segment.map_index)
-        if held is not None and held.attempt != segment.attempt:
-            self._held[10_000 + segment.map_index] = self._held.pop(segment.map_index)
-            if segment.map_index in self._in_memory:
-                self._in_memory[10_000 + segment.map_index] = self._in_memory.pop(segment.map_index)
-        take(self, segment, source)
+    def taken(self: Any, segments: Any, source: Any) -> None:
+        for segment in segments:
+            held = self._held.get(segment.map_index)
+            if held is not None and held.attempt != segment.attempt:
+                self._held[10_000 + segment.map_index] = self._held.pop(segment.map_index)
+                if segment.map_index in self._in_memory:
+                    self._in_memory[10_000 + segment.map_index] = self._in_memory.pop(segment.map_index)
+        take(self, segments, source)
 
     return taken
 
@@ -200,16 +200,9 @@ def hearing_by_count(hear: Any) -> Any:
     return heard
 
 
-def silent(fetched: Any) -> Any:
+def silent(self: Any, segment: Any, error: Any, source: Any) -> None:
     """What cannot be read counts as the end of the data."""
-
-    def fetch_quietly(self: Any, segment: Any) -> None:
-        try:
-            fetched(self, segment)
-        except CorruptSegment:
-            return
-
-    return fetch_quietly
+    self._hold(segment)
 
 
 def lost_is_done(self: Agent) -> None:
@@ -257,13 +250,13 @@ MUTANTS = [
     Mutant(
         "Go: a re-run map is counted twice",
         both(
-            replace(Fetched, "_take", counting(Fetched._take)),
+            replace(Fetched, "_take_all", counting(Fetched._take_all)),
             replace(Fetched, "hear", hearing_by_count(Fetched.hear)),
             replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)),  # which covers for it
         ),
         60,
     ),
-    Mutant("Go: a decode error drops the rest of a partition", replace(Fetched, "_fetch", silent(Fetched._fetch)), 17),
+    Mutant("Go: a decode error drops the rest of a partition", replace(Fetched, "_give_up", silent), 17),
     Mutant(
         "places in the log belong to an epoch", replace(job.JobDriver, "outputs", same_log(job.JobDriver.outputs)), 295
     ),
