@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,36 @@ def test_each_fault_at_every_other_request_is_survived(
     assert server.faults[fault]
 
 
+def test_many_threads_at_once(s3_bucket: str, faulty: Served, book: ledger.Ledger) -> None:
+    chance = random.Random(7)
+    server = faulty(lambda *_: chance.choice(PASSING) if chance.random() < 0.1 else "")
+    store = open_store(f"s3://{s3_bucket}")
+    data = os.urandom(2_000_000)
+    etag = store.put("k", data).etag
+
+    def read(number: int) -> None:
+        with ledger.working("map" if number % 2 else "reduce"):
+            start = number * 37_501
+            size = (1, 4096, 300_000, 700_000)[number % 4]
+            buffer = bytearray(size)
+            got = store.read_into("k", start, buffer, etag)
+            assert buffer[:got] == data[start : start + size] and got == min(size, len(data) - start)
+            store.put(f"p/{number}", buffer)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(read, range(48)))
+    assert len(list(store.list("p/"))) == 48
+    assert by_verb(book) == dict(server.log)
+    assert {"map", "reduce", "plan"} == set(book.counts())
+
+
 def test_a_stalled_body_is_fetched_on(
     s3_bucket: str, faulty: Served, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mrfast.storage.s3_http.IDLE_S", 0.3)
     server = faulty(lambda number, verb, _: "stall" if number in (1, 2) else "")
     store = open_store(f"s3://{s3_bucket}")
-    data = os.urandom(1 << 20)
+    data = os.urandom((1 << 20) + 1001)  # half of it is no whole number of blocks
     store.put("k", data)
     buffer = bytearray(len(data))
     assert store.read_into("k", 0, buffer) == len(data)

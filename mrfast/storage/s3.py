@@ -52,8 +52,12 @@ os.register_at_fork(after_in_child=_forget_clients)
 
 
 def _client() -> S3Client:
-    """This process's client; another one only when the AWS settings in the environment have changed."""
-    settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    """This process's client; another one only when the AWS settings or proxies in the environment have changed."""
+    settings = frozenset(
+        (name, value)
+        for name, value in os.environ.items()
+        if name.startswith("AWS_") or name.lower().endswith("_proxy")
+    )
     with _lock:
         found = _clients.get((os.getpid(), settings))
         if found is None:
