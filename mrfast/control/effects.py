@@ -64,8 +64,7 @@ class Begun:
 
 def begin(spec: JobSpec, store: Store, output: Store, journals: Journals, resume: bool) -> Begun:
     """Takes the job: a new one its name and output, a resumed one an epoch that no other coordinator has."""
-    for place in (store, output):
-        _ask_for_conditions(place)
+    _ask_for_conditions(store, output)
     if not resume:
         commit.begin(spec, store, output)
         return Begun(1, _opened(journals, spec.job, 1, None))
@@ -79,16 +78,18 @@ def begin(spec: JobSpec, store: Store, output: Store, journals: Journals, resume
     return Begun(epoch, _opened(journals, spec.job, epoch, newest(found)), records)
 
 
-def _ask_for_conditions(store: Store) -> None:
+def _ask_for_conditions(*stores: Store) -> None:
     """Says so where races cannot be decided by the store; one that has no such doubts is not asked."""
-    asked = getattr(store, "honours_conditions", None)
-    if asked is not None and store.url not in _warned and not asked():
-        _warned.add(store.url)
-        print(
-            f"mrfast: warning: {store.url} ignores If-None-Match: two coordinators that write to it at the same moment"
-            " would not notice each other; see to it that only one runs a job there",
-            file=sys.stderr,
-        )
+    # Once a bucket and job, whatever earlier jobs of this process have found: a job's requests can be foretold.
+    doubtful = {getattr(store, "bucket", ""): store for store in stores if hasattr(store, "honours_conditions")}
+    for store in doubtful.values():
+        if not store.honours_conditions() and store.url not in _warned:
+            _warned.add(store.url)
+            print(
+                f"mrfast: warning: {store.url} ignores If-None-Match: two coordinators that write to it at the same"
+                " moment would not notice each other; see to it that only one runs a job there",
+                file=sys.stderr,
+            )
 
 
 def _opened(journals: Journals, job: str, epoch: int, base: tuple[int, int] | None) -> Journal:

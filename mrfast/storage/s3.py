@@ -113,7 +113,7 @@ class S3Store:
             reply = self._get(key, offset + filled, offset + end, etag, patience)
             if reply is None:
                 break
-            etag = reply.etag
+            etag = reply.etag or etag
             try:
                 filled += reply.read_into(view[filled:])
                 reply.abandon()  # only of an answer that is longer than it may be
@@ -165,29 +165,28 @@ class S3Store:
         return self._put_whole(key, [body])
 
     def honours_conditions(self) -> bool:
-        """Whether the store keeps to If-None-Match: asked once a process and bucket, by three requests.
+        """Whether the bucket keeps to If-None-Match, by three requests: two writes of one key, and its removal.
 
         If it does not, this process looks before it writes: what must not be there, or be unchanged, then only was so
         a moment before.
         """
-        with self._translated("connect", None):
-            known = self._connect().conditions
-        if self.bucket not in known:
-            known[self.bucket] = self._probe(f"{PROBES}{os.urandom(8).hex()}")
-        return known[self.bucket]
+        found = self._probe(f"{PROBES}{os.urandom(8).hex()}")
+        self._connect().conditions[self.bucket] = found
+        return found
 
     def _probe(self, key: str) -> bool:
+        honoured = False
         try:
             for body in (b"1", b"2"):
                 self._put_whole(key, [memoryview(body)], IfNoneMatch="*")
         except PreconditionFailed:
-            return True
+            honoured = True
         except StoreError as error:
             if not isinstance(error.__cause__, Refused) or error.__cause__.code not in _NOT_IMPLEMENTED:
                 raise
-        finally:
+        with suppress(StoreError):  # who may not delete can still run a job
             self.delete(key)
-        return False
+        return honoured
 
     def _looks_first(self) -> bool:
         with self._translated("connect", None):
