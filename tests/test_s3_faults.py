@@ -231,6 +231,18 @@ def test_a_read_that_fails_says_which_bytes(s3_bucket: str, faulty: Served) -> N
         open_store(f"s3://{s3_bucket}").read_into("k", 5, bytearray(4))
 
 
+@pytest.mark.parametrize("call", [lambda s: s.put("k", b"x"), lambda s: list(s.list()), lambda s: s.stat("k")])
+def test_connections_that_always_break_end_in_an_error(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, call: Callable[[Store], Any]
+) -> None:
+    server = faulty(lambda *_: "reset")
+    with pytest.raises(
+        StoreError, match=rf"connection to S3 at http.* broke off: .*s3://{s3_bucket}.*check the network"
+    ):
+        call(open_store(f"s3://{s3_bucket}"))
+    assert server.log.total() == sum(by_verb(book).values()) == 8
+
+
 def test_a_connection_that_never_opened_is_no_request(
     s3_server: str, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

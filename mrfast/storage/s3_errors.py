@@ -82,6 +82,8 @@ def translate(error: Exception, call: str, bucket: str, key: str | None, endpoin
         return StoreError(
             f"cannot reach S3 at {endpoint} for {where}: {_text(error)}; check the network and AWS_ENDPOINT_URL_S3"
         )
+    if code == "Broken":
+        return StoreError(f"the connection to S3 at {endpoint} broke off: {_text(error)} ({said}); check the network")
     if code == "ParamValidationError":
         return UsageError(f"{where} is not a bucket or key that S3 can have: {_text(error)}")
     if code == "ValueError":
