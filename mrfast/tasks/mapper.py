@@ -11,6 +11,7 @@ from mrfast import ops, storage
 from mrfast.app import App
 from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
 from mrfast.tasks.failure import failure, shown
+from mrfast.tasks.prefetch import Part, Prefetcher, parts_of
 from mrfast.tasks.pulse import Pulse
 from mrfast.tasks.reader import PieceReader
 from mrfast.tasks.turns import ALWAYS, Turns
@@ -139,26 +140,37 @@ class _MapAttempt:
 
     def run(self) -> MapReport:
         """Maps every piece and writes the object."""
-        self._turns.take()
-        # A native source says enough by itself: it reads on at once.
-        with Pulse(self._beat) if self._source is None else nullcontext():
-            for number, piece in enumerate(self._task.pieces):
-                self._map_piece(number, piece)
+        with Prefetcher(self._parts()) as prefetcher:
+            prefetcher.start()
+            self._turns.take()
+            # A native source says enough by itself: it reads on at once.
+            with Pulse(self._beat) if self._source is None else nullcontext():
+                for number, piece in enumerate(self._task.pieces):
+                    self._map_piece(number, piece, prefetcher)
         self.path, self._reader = "", None
         self._combine()
         return self._write()
 
-    def _map_piece(self, number: int, piece: Piece) -> None:
+    def _parts(self) -> Iterator[Part]:
+        """The reads of all pieces that are in remote stores."""
+        for piece in self._task.pieces:
+            root, key = storage.split_url(piece.url)
+            if (store := self._stores(root)).remote:
+                yield from parts_of(store, key, piece, self._app.cut)
+
+    def _map_piece(self, number: int, piece: Piece, prefetcher: Prefetcher) -> None:
         task, app = self._task, self._app
         root, key = storage.split_url(piece.url)
+        store = self._stores(root)
         self.path = piece.path
         options: dict[str, Any] = {"memory_bytes": task.memory_bytes, "on_read": self._read}
+        options["prefetcher"] = prefetcher if store.remote else None
         if self._skipping is not None:
-            self._reader = records = self._skipping.reader(self._stores(root), key, piece, app.cut, **options)
+            self._reader = records = self._skipping.reader(store, key, piece, app.cut, **options)
             self._skipping.call(app.map, records, number, self._sink)
             self._bytes_before += piece.length
             return
-        self._reader = reader = PieceReader(self._stores(root), key, piece, app.cut, **options)
+        self._reader = reader = PieceReader(store, key, piece, app.cut, **options)
         if self._source is not None:
             self._feed(reader)
         elif isinstance(app.map, ops.Grep):
@@ -169,9 +181,12 @@ class _MapAttempt:
         self._bytes_before += piece.length
 
     def _feed(self, reader: PieceReader) -> None:
-        self._sink.begin(self.path, reader.bounds()[0])
-        for block in reader.blocks():
-            self._sink.feed(block)
+        blocks = reader.blocks()
+        first = next(blocks, None)  # only then it is known where the first record starts
+        self._sink.begin(self.path, reader.offset)
+        while first is not None:
+            self._sink.feed(first)
+            first = next(blocks, None)
         self._sink.end()
 
     def _grep(self, reader: PieceReader, op: ops.Grep) -> None:

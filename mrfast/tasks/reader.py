@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mrfast.errors import BadInput, BoundPassed, NotFound, PreconditionFailed
 from mrfast.model import VALUE_BYTES_MAX, InputCut, Piece
-from mrfast.tasks.inflate import Inflater, compression
+from mrfast.tasks.inflate import Inflater, compression, in_place, on_a_thread
+from mrfast.tasks.prefetch import Prefetcher, cut, span
 
 if TYPE_CHECKING:
     from mrfast.storage.base import Store
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 1 << 20
 # Looking for a line end: most are near, a long line should not take many reads.
@@ -32,6 +35,8 @@ def read_piece(store: Store, key: str, piece: Piece, cut: InputCut) -> Iterator[
 class PieceReader:
     """Reads one piece; `offset` is where in the (decompressed) object the record that was given last starts."""
 
+    inflates_ahead = True  # `on_read` is then called in another thread
+
     def __init__(
         self,
         store: Store,
@@ -41,6 +46,7 @@ class PieceReader:
         *,
         memory_bytes: int = VALUE_BYTES_MAX,
         on_read: Callable[[int], None] | None = None,
+        prefetcher: Prefetcher | None = None,
     ):
         self.piece = piece
         self.offset: int = 0
@@ -49,6 +55,7 @@ class PieceReader:
         self._cut = cut
         self._memory_bytes = memory_bytes
         self._on_read = on_read
+        self._prefetcher = prefetcher
         self._compression = compression(piece.path)
         self._bounds: tuple[int, int] | None = None
 
@@ -75,7 +82,7 @@ class PieceReader:
         """The piece's bytes, cut anywhere; each block is valid until the next one is asked for."""
         if self._compression:
             return self._inflated(self._compression)
-        return self._stored()
+        return self._stored() if self._prefetcher is None else self._prefetched()
 
     def whole(self) -> bytes:
         """All of the piece's bytes at once; BoundPassed if they are more than `memory_bytes`."""
@@ -84,7 +91,12 @@ class PieceReader:
             self._check_size(stop - start)
             buffer = io.BytesIO(bytes(stop - start))
             with buffer.getbuffer() as view:
-                self._fill(start, view)
+                if self._prefetcher is None:
+                    self._fill(start, view)
+                else:
+                    for at, part in self._taken():
+                        view[at - start : at - start + len(part)] = part
+                        self._count(len(part))
             return buffer.getvalue()  # not a copy: nothing else refers to the buffer
         out = io.BytesIO()
         for block in self.blocks():
@@ -183,22 +195,95 @@ class PieceReader:
     def _inflated(self, name: str) -> Iterator[memoryview]:
         position, size = 0, self.piece.size
 
-        def read(view: memoryview) -> int:
+        def forward(view: memoryview) -> int:
             nonlocal position
             view = view[: size - position]
             self._fill(position, view)
             position += len(view)
             return len(view)
 
+        read = forward if self._prefetcher is None else self._prefetched_into()
         inflater = Inflater(name, self.piece.path, read)
-        buffer = memoryview(bytearray(BLOCK_BYTES))
         total = 0
         self.offset = 0
-        while count := inflater.read_into(buffer):
-            total += count
-            yield buffer[:count]
+        blocks = on_a_thread if self.inflates_ahead else in_place
+        for block in blocks(inflater.read_into, BLOCK_BYTES):
+            total += len(block)
+            yield block
         if self._cut.kind == "records" and total % self._cut.record_bytes:
             raise self._torn(total)
+
+    def _prefetched(self) -> Iterator[memoryview]:
+        """As `_stored`, from parts that were asked for before; all of them are taken, so their number is known."""
+        begin, end, size = self.piece.offset, self.piece.offset + self.piece.length, self.piece.size
+        in_lines = self._cut.kind not in ("records", "file")
+        start: int | None = None if in_lines and begin else begin
+        stop: int | None = None if in_lines and end < size else end
+        if self._cut.kind == "records":
+            start, stop = self._record_start(begin), self._record_start(end)
+        self.offset = end if start is None else start
+        behind = begin
+        for at, part in self._taken():
+            behind = at + len(part)
+            low, high = 0, len(part)
+            if start is None:
+                low = _behind_lf(part, 0)
+                if not low:
+                    continue
+                self.offset = start = at + low
+                if start >= end:
+                    stop = start
+            if stop is None and behind >= end:
+                found = _behind_lf(part, max(low, end - 1 - at))
+                if found:
+                    stop = at + found
+            if stop is not None:
+                high = min(high, stop - at)
+            for block_at in range(low, high, BLOCK_BYTES):
+                block = part[block_at : min(block_at + BLOCK_BYTES, high)]
+                self._count(len(block))
+                yield block
+        if start is not None and stop is None:
+            yield from self._rest_of_line(behind)
+
+    def _rest_of_line(self, position: int) -> Iterator[memoryview]:
+        """What a record has behind the overlap: the one case in which a piece costs more reads than were planned."""
+        stop = self._line_start(position + 1)  # the first line end at or behind `position`
+        buffer = memoryview(bytearray(min(BLOCK_BYTES, max(stop - position, 1))))
+        for at in range(position, stop, len(buffer)):
+            view = buffer[: min(len(buffer), stop - at)]
+            self._fill(at, view)
+            yield view
+
+    def _prefetched_into(self) -> Callable[[memoryview], int]:
+        """What reads the object forward into buffers of any size."""
+        parts = self._taken()
+        rest = memoryview(b"")
+
+        def read(view: memoryview) -> int:
+            nonlocal rest
+            if not rest:
+                _, rest = next(parts, (0, rest))
+            count = min(len(view), len(rest))
+            view[:count] = rest[:count]
+            rest = rest[count:]
+            self._count(count)
+            return count
+
+        return read
+
+    def _taken(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset, bytes) of each part of the piece, valid until the next."""
+        assert self._prefetcher is not None
+        for start, stop in cut(*span(self.piece, self._cut)):
+            view = self._told(self._prefetcher.take)
+            if len(view) < stop - start:
+                raise self._ended(start + len(view))
+            yield start, view
+
+    def _count(self, count: int) -> None:
+        if self._on_read and count:
+            self._on_read(count)
 
     def _fill(self, position: int, view: memoryview) -> None:
         """Fills `view` from `position` on, all of it."""
@@ -206,14 +291,20 @@ class PieceReader:
         while filled < len(view):
             count = self._read(position + filled, view[filled:])
             if not count:
-                raise BadInput(f"{self.piece.path}: ends at byte {position + filled:,}, and had {self.piece.size:,}")
+                raise self._ended(position + filled)
             filled += count
-        if self._on_read and filled:
-            self._on_read(filled)
+        self._count(filled)
+
+    def _ended(self, at: int) -> BadInput:
+        return BadInput(f"{self.piece.path}: ends at byte {at:,}, and had {self.piece.size:,}")
 
     def _read(self, position: int, view: memoryview) -> int:
+        return self._told(lambda: self._store.read_into(self._key, position, view, self.piece.etag or None))
+
+    def _told(self, read: Callable[[], T]) -> T:
+        """What `read` gives; an object that is another one by now is an error of the input."""
         try:
-            return self._store.read_into(self._key, position, view, self.piece.etag or None)
+            return read()
         except PreconditionFailed:
             raise BadInput(f"{self.piece.path}: the input has changed since the job was planned") from None
         except NotFound:
@@ -309,6 +400,16 @@ class PieceReader:
                 f"{self.piece.path}: {size:,} bytes or more are over --memory {self._memory_bytes:,}: set input = "
                 '"blocks" in the application, or raise --memory'
             )
+
+
+def _behind_lf(view: memoryview, at: int) -> int:
+    """The offset behind the first line feed at or after `at`; 0 if there is none."""
+    while at < len(view):
+        found = bytes(view[at : at + SCAN_BYTES]).find(b"\n")
+        if found >= 0:
+            return at + found + 1
+        at += SCAN_BYTES
+    return 0
 
 
 def csv_has_quoted_newlines(store: Store, key: str, size: int, etag: str | None = None) -> bool:

@@ -54,6 +54,8 @@ class TooMany(Exception):  # noqa: N818 - carries what is reported
 class RecordReader(PieceReader):
     """A PieceReader that gives each record with its offset and its bytes, and says which ones are malformed."""
 
+    inflates_ahead = False  # what is read is no record's fault: that is to be said between two records
+
     def __init__(self, *args: Any, on_malformed: Callable[[int, bytes, str], None], **options: Any):
         super().__init__(*args, **options)
         self._on_malformed = on_malformed
