@@ -68,6 +68,7 @@ PURE = {
         "leases",
         "names",
         "preempt",
+        "ranges",
         "ready",
         "records",
         "scheduler",
@@ -223,7 +224,7 @@ def test_tasks_know_no_scheduler():
     for module in MODULES:
         if within(module, "mrfast.tasks"):
             known = {name for name in imports_of(module) if within(name, "mrfast.control")}
-            assert known <= {f"mrfast.control.{name}" for name in ("messages", "rpc", "schema", "tokens", "wire")}, (
+            assert known <= {f"mrfast.control.{name}" for name in ("messages", "ranges", "rpc", "schema", "tokens", "wire")}, (
                 f"{module} imports {known}"
             )
 

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrfast.control import ranges
 from mrfast.errors import BadInput, StoreError
 from mrfast.model import InputCut, Piece
 from mrfast.storage import ledger
 from mrfast.storage.memory import MemoryStore
 from mrfast.tasks import inflate, prefetch, reader
-from mrfast.tasks.prefetch import Part, Prefetcher, cut, parts_of, span
+from mrfast.tasks.prefetch import Part, Prefetcher, parts_of
 from mrfast.tasks.reader import PieceReader
 
 LINES, FILE = InputCut("lines", True), InputCut("file", False)
@@ -65,10 +66,10 @@ def blocks(store: Far, piece: Piece, how: InputCut, ahead: bool) -> tuple[bytes,
 def _small() -> Iterator[None]:
     """Sizes at which a few bytes are many parts."""
     with (
-        patch.object(prefetch, "BLOCK_BYTES", 4),
-        patch.object(prefetch, "PART_BYTES", 12),
-        patch.object(prefetch, "PARTS", 3),
-        patch.object(prefetch, "OVERLAP_BYTES", 6),
+        patch.object(ranges, "BLOCK_BYTES", 4),
+        patch.object(ranges, "PART_BYTES", 12),
+        patch.object(ranges, "PARTS", 3),
+        patch.object(ranges, "OVERLAP_BYTES", 6),
         patch.object(prefetch, "RING_BUFFERS", 3),
         patch.object(reader, "SCAN_BYTES", 2),
         patch.object(reader, "BLOCK_BYTES", 5),
@@ -91,11 +92,11 @@ def test_what_is_read_ahead_is_what_is_read_in_place(data: bytes, split_bytes: i
         assert ahead[0] == plain[0]
         if plain[0]:
             assert ahead[1] == plain[1]
-        planned = cut(*span(piece, how))
+        planned = ranges.parts(*ranges.span(piece, how))
         extra = store.reads[len(planned) :]
         assert sorted(store.reads[: len(planned)]) == [(start, stop - start) for start, stop in planned] or extra
         longest = max(map(len, data.split(b"\n"))) + 1
-        assert not extra or longest > prefetch.OVERLAP_BYTES, "only a record longer than the overlap costs more"
+        assert not extra or longest > ranges.OVERLAP_BYTES, "only a record longer than the overlap costs more"
 
 
 @settings(deadline=None, max_examples=100)
@@ -119,10 +120,10 @@ def test_a_whole_file(data: bytes) -> None:
 @settings(deadline=None)
 @given(start=st.integers(0, 500), length=st.integers(0, 300))
 def test_parts_cover_their_range_in_order(start: int, length: int) -> None:
-    parts = cut(start, start + length)
+    parts = ranges.parts(start, start + length)
     assert [at for at, _ in parts[1:]] == [behind for _, behind in parts[:-1]]
     assert (parts[0][0], parts[-1][1]) == (start, start + length) if length else not parts
-    assert all(stop - at <= prefetch.PART_BYTES + prefetch.OVERLAP_BYTES + 1 for at, stop in parts)
+    assert all(stop - at <= ranges.PART_BYTES + ranges.OVERLAP_BYTES + 1 for at, stop in parts)
 
 
 def part(store: Far, start: int, stop: int) -> Part:
@@ -214,4 +215,4 @@ def test_compressed_inputs_are_read_ahead_too(suffix: str) -> None:
     with Prefetcher(parts_of(store, name, piece, LINES)) as prefetcher:
         made = PieceReader(store, name, piece, LINES, prefetcher=prefetcher)
         assert b"".join(bytes(block) for block in made.blocks()) == data
-    assert sorted(store.reads) == [(at, stop - at) for at, stop in cut(0, len(packed))]
+    assert sorted(store.reads) == [(at, stop - at) for at, stop in ranges.parts(0, len(packed))]

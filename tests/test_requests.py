@@ -227,10 +227,9 @@ def test_plan_writes_nothing_and_prints(tmp_path: Path) -> None:
 
 def test_plan_and_storage_mean_the_same_parts() -> None:
     from mrfast.storage import s3
-    from mrfast.tasks import inflate, reader
+    from mrfast.tasks import reader
 
     assert (plan.UPLOAD_PART_BYTES, plan.BLOCK_BYTES) == (s3.PART_BYTES, reader.BLOCK_BYTES)
-    assert (plan.SCAN_BYTES, plan.INFLATE_BYTES) == (reader.SCAN_BYTES, inflate.CHUNK_BYTES)
 
 
 def test_prices_are_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,19 +11,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrfast.control import splits
+from mrfast.control import ranges, splits
 from mrfast.control.journal_files import BATCH_RECORDS
 from mrfast.model import InputCut, InputObject, JobSpec, Piece
-from mrfast.storage import is_remote, ledger
+from mrfast.storage import is_remote, ledger, split_url
 
 # storage/s3: a HEAD of what is not there asks for the bucket as well; listings have pages; large objects go in parts.
 ABSENT = 2
 PAGE_KEYS = 1_000
 UPLOAD_PART_BYTES = 32 << 20
-# tasks/reader and inflate: the blocks of a piece, and how far it looks for a line end at first.
-BLOCK_BYTES = 1 << 20
-SCAN_BYTES = 16 << 10
-INFLATE_BYTES = 256 << 10
+BLOCK_BYTES = 1 << 20  # of tasks/reader, where it reads in place
 # A map object or part is taken to be at most so many times its input, a compressed one so many times more.
 GROWTH = 2
 INFLATION = 20
@@ -123,7 +120,10 @@ def plan(
 
 
 def _begin(made: Plan, spec: JobSpec, cut: InputCut, store: bool, output: bool) -> None:
-    """commit.begin, and the look for line ends in quotes."""
+    """What each bucket is asked about conditions, commit.begin, and the look for line ends in quotes."""
+    buckets = {split_url(url)[0] for url in (spec.store_url, spec.output_url) if is_remote(url)}
+    made.add("plan", "PUT", 2 * len(buckets))
+    made.add("plan", "DELETE", len(buckets))
     if store:
         made.add("plan", "PUT", 1 + (spec.name is not None))
     if output:
@@ -159,7 +159,7 @@ def _tasks(
         runs = number not in reused
         for piece in pieces:
             if runs and is_remote(piece.url):
-                made.add("map", "GET", _reads(piece, cut), "how far a split reads depends on where its lines end")
+                made.add("map", "GET", _reads(piece, cut))
         length = sum(piece.length for piece in pieces)
         inflation = INFLATION if any(splits.is_compressed(piece.path) for piece in pieces) else 1
         most_out += GROWTH * inflation * length
@@ -186,24 +186,10 @@ def _tasks(
         _add_upload(made, "reduce", 0, most_out // reduces, why, reduces)
 
 
-def _reads(piece: Piece, cut: InputCut) -> Range:
-    """tasks/reader: the GETs of one piece."""
-    begin, end = piece.offset, piece.offset + piece.length
-    if not piece.length:
-        return 0, 0, 0
-    if cut.kind == "file" and not splits.is_compressed(piece.path):
-        return 1, 1, 1
-    if splits.is_compressed(piece.path):
-        count = _blocks(piece.length, INFLATE_BYTES)
-        return count, count, count
-    count = _blocks(piece.length)
-    if cut.kind == "records" or piece.length == piece.size:
-        return count, count, count
-    scans = (begin > 0) + (end < piece.size)
-    header = min(2, _blocks(piece.size)) if cut.kind == "csv" and begin else 0
-    fewest = _blocks(max(1, piece.length - (SCAN_BYTES if begin else 0)))
-    most = _blocks(piece.length + (SCAN_BYTES if end < piece.size else 0))
-    return fewest + scans + header, count + scans + header, most + scans + header
+def _reads(piece: Piece, cut: InputCut) -> int:
+    """tasks/prefetch and reader: the GETs of one piece; a CSV object's header is read for each of its pieces."""
+    header = min(2, _blocks(piece.size)) if cut.kind == "csv" and piece.offset else 0
+    return len(ranges.parts(*ranges.span(piece, cut))) + header
 
 
 def _journal(made: Plan, spec: JobSpec) -> None:

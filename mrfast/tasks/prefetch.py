@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mrfast.control import ranges
 from mrfast.storage import ledger
-from mrfast.tasks.inflate import compression
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from mrfast.model import InputCut, Piece
     from mrfast.storage.base import Store
 
-BLOCK_BYTES = 1 << 20  # parts begin at multiples of it, from where their range does
-PART_BYTES = 8 << 20
-PARTS = 8  # a smaller range is cut into so many parts too, as long as they have a block each
-OVERLAP_BYTES = 64 << 10  # read behind a piece's end, where its last record ends; the last part has it too
 RING_BUFFERS = 9
 READS_MAX = 32  # at once, of parts so small that RING_BUFFERS of them would not fill the line
 
@@ -44,31 +40,9 @@ class Part:
     into: memoryview | None = None
 
 
-def cut(start: int, stop: int) -> list[tuple[int, int]]:
-    """The parts in which the bytes from `start` to `stop` are read."""
-    if start >= stop:
-        return []
-    body = max(1, stop - start - OVERLAP_BYTES - 1)
-    blocks = -(-body // (PARTS * BLOCK_BYTES))
-    step = max(1, min(PART_BYTES, blocks * BLOCK_BYTES))
-    starts = range(start, start + body, step)
-    return list(zip(starts, (*starts[1:], stop), strict=True))
-
-
-def span(piece: Piece, how: InputCut) -> tuple[int, int]:
-    """The bytes that are read for a piece where all is read ahead: its own, and what tells where its records end."""
-    begin, end, size = piece.offset, piece.offset + piece.length, piece.size
-    if compression(piece.path) or how.kind == "file":
-        return begin, end
-    if how.kind == "records":
-        first, behind = (min(-(-at // how.record_bytes) * how.record_bytes, size) for at in (begin, end))
-        return first, behind
-    return max(0, begin - 1), end if end >= size else min(size, end + OVERLAP_BYTES)
-
-
 def parts_of(store: Store, key: str, piece: Piece, how: InputCut) -> Iterator[Part]:
     """The reads of a piece, in their order."""
-    for start, stop in cut(*span(piece, how)):
+    for start, stop in ranges.parts(*ranges.span(piece, how)):
         yield Part(store, key, piece.etag or None, start, stop)
 
 
@@ -154,11 +128,11 @@ def ring_bytes() -> int:
 
 
 def _buffer_bytes() -> int:
-    return PART_BYTES + OVERLAP_BYTES + 1
+    return ranges.PART_BYTES + ranges.OVERLAP_BYTES + 1
 
 
 def _from_ring(part: Part) -> bool:
-    return part.into is None and part.stop - part.start > BLOCK_BYTES + OVERLAP_BYTES + 1
+    return part.into is None and part.stop - part.start > ranges.BLOCK_BYTES + ranges.OVERLAP_BYTES + 1
 
 
 def _charge(part: Part) -> int:

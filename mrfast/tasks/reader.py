@@ -10,10 +10,11 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mrfast.control import ranges
 from mrfast.errors import BadInput, BoundPassed, NotFound, PreconditionFailed
 from mrfast.model import VALUE_BYTES_MAX, InputCut, Piece
 from mrfast.tasks.inflate import Inflater, compression, in_place, on_a_thread
-from mrfast.tasks.prefetch import Prefetcher, cut, span
+from mrfast.tasks.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from mrfast.storage.base import Store
@@ -275,7 +276,7 @@ class PieceReader:
     def _taken(self) -> Iterator[tuple[int, memoryview]]:
         """(offset, bytes) of each part of the piece, valid until the next."""
         assert self._prefetcher is not None
-        for start, stop in cut(*span(self.piece, self._cut)):
+        for start, stop in ranges.parts(*ranges.span(self.piece, self._cut)):
             view = self._told(self._prefetcher.take)
             if len(view) < stop - start:
                 raise self._ended(start + len(view))
