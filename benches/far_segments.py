@@ -14,8 +14,8 @@ from typing import Any
 
 from mrfast import core
 from mrfast.model import ReduceTask, Segment, inter_key
+from mrfast.storage import abreast
 from mrfast.storage.memory import MemoryStore
-from mrfast.tasks import abreast
 from mrfast.tasks.fetch import Fetched
 
 FIRST_BYTE_S = 0.030

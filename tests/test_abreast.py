@@ -14,9 +14,9 @@ from memory_job import Job, Pages, example
 
 from mrfast.errors import StoreError
 from mrfast.model import ReduceReport, out_key
-from mrfast.storage import base, ledger
-from mrfast.tasks import abreast, fetch
-from mrfast.tasks.abreast import Abreast
+from mrfast.storage import abreast, base, ledger
+from mrfast.storage.abreast import Abreast
+from mrfast.tasks import fetch
 
 WAIT_S = 60.0
 

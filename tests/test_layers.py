@@ -224,9 +224,9 @@ def test_tasks_know_no_scheduler():
     for module in MODULES:
         if within(module, "mrfast.tasks"):
             known = {name for name in imports_of(module) if within(name, "mrfast.control")}
-            assert known <= {f"mrfast.control.{name}" for name in ("messages", "ranges", "rpc", "schema", "tokens", "wire")}, (
-                f"{module} imports {known}"
-            )
+            assert known <= {
+                f"mrfast.control.{name}" for name in ("messages", "ranges", "rpc", "schema", "tokens", "wire")
+            }, f"{module} imports {known}"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -10,10 +10,10 @@ A step that is made again, by the same process or by a frozen one that thaws, wr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
-from typing import Any
+from typing import Any, TypeVar
 
 from mrfast.control.wire import BadFrame, dumps, loads
 from mrfast.errors import (
@@ -29,12 +29,17 @@ from mrfast.errors import (
 )
 from mrfast.model import JobSpec, job_key, out_key, part_name
 from mrfast.storage import ledger
+from mrfast.storage.abreast import Abreast
 from mrfast.storage.base import Store, dump_json, object_url, put_json, read, read_json, shown
 
 CLAIM_KEY = "_mrfast.json"
 SUCCESS_KEY = "_SUCCESS"
 SPEC, MANIFEST, FAILED, BAD_RECORDS = "spec.json", "manifest.json", "failed.json", "bad-records.jsonl"
+CALLS_MAX = 32  # at once, to a remote store
 TRIES_MAX = 5  # of a conditional write whose object comes and goes
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _JOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -234,8 +239,11 @@ def publish(
     _check_claim(spec, output)
     if spec.overwrite:
         _remove_former(spec, manifest, output)
-    for part in manifest["parts"]:
+
+    def copy(part: dict[str, Any]) -> None:
         store.copy_to(out_key(spec.job, part["attempt"]), output, part_name(part["partition"]))
+
+    _many(output if output.remote else store, copy, manifest["parts"])
     _check_claim(spec, output)
     own: ledger.Counts = {"commit": {"PUT": {"ok": 1}}} if output.url.startswith("s3:") else {}
     put_json(output, SUCCESS_KEY, manifest | ledger.document(ledger.total([requests(), own])))
@@ -314,13 +322,24 @@ def _clean(job: str, keep: Collection[str], store: Store) -> tuple[int, int]:
         except StoreError:
             failed += 1
             continue
-        for remove, name in [*((store.delete, key) for key in keys), (store.sweep, prefix)]:
-            try:
-                remove(name)
-                removed += remove == store.delete
-            except StoreError:
-                failed += 1
+        gone = _many(store, lambda key: _is_removed(store.delete, key), keys)
+        removed += sum(gone)
+        failed += len(gone) - sum(gone) + (not _is_removed(store.sweep, prefix))
     return removed, failed
+
+
+def _is_removed(remove: Callable[[str], None], name: str) -> bool:
+    try:
+        remove(name)
+    except StoreError:
+        return False
+    return True
+
+
+def _many(store: Store, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """What `work` gives for each: side by side in a store where each call begins with waiting."""
+    with Abreast(CALLS_MAX, remote=store.remote) as calls:
+        return [made for _, made in calls.each(items, work, lambda item: 1)]
 
 
 def has_ended(job: str, store: Store) -> bool:
@@ -349,8 +368,9 @@ def _remove(spec: JobSpec, store: Store, output: Store) -> int:
         keep |= {job_key(spec.job, name) for name in (SPEC, MANIFEST, BAD_RECORDS)}
     keys = [info.key for info in store.list(job_key(spec.job, "")) if info.key not in keep]
     keys.sort(key=lambda key: key == job_key(spec.job, SPEC))  # the spec goes last: until then this can be repeated
-    for key in keys:
-        store.delete(key)
+    _many(store, store.delete, keys[:-1])
     for folder in ("inter", "out"):
         store.sweep(job_key(spec.job, folder, ""))
+    if keys:
+        store.delete(keys[-1])
     return len(keys)

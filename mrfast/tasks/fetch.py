@@ -12,7 +12,7 @@ from mrfast import core
 from mrfast.errors import BadRecord, CorruptSegment, NotFound
 from mrfast.index import TableDigest
 from mrfast.model import ReduceTask, Segment, inter_key
-from mrfast.tasks.abreast import Abreast
+from mrfast.storage.abreast import Abreast
 from mrfast.tasks.mapper import CORE_MEMORY_BYTES_MIN
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Fetched:
         self._spilled: SpilledRecords | None = None
         self._rounds: Counter[tuple[int, str]] = Counter()
         # What is on its way and what is held are within the bound together.
-        self._reads = Abreast(self._bound // 4, remote=getattr(store, "remote", False))
+        self._reads = Abreast(self._bound // 4, remote=store.remote)
         self._range_bytes = CHUNK_BYTES
         if self._reads.many:
             self._range_bytes = max(1, min(RANGE_BYTES_MAX, self._bound // RANGES_PER_MEMORY))

@@ -52,7 +52,7 @@ class SimStore:
     """A host's view of the bucket under a prefix; `mrfast.storage.base.Store`."""
 
     def __init__(self, world: World, bucket: Bucket, prefix: str, faults: StoreFaults) -> None:
-        self.url = f"sim://{prefix}"
+        self.url, self.remote = f"sim://{prefix}", False
         self.faults = faults
         self.die_at = -1  # the call that kills its host
         self._world = world
