@@ -170,28 +170,28 @@ def test_compressed_input_is_read_transparently(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def copies(s3_bucket: str, library: list[tuple[str, bytes]]) -> Callable[[], str]:
+def copies(any_s3_url: str, library: list[tuple[str, bytes]]) -> Callable[[], str]:
     """Puts the library into the bucket; gives its prefix."""
     from mrfast.storage import open_store
 
     def upload() -> str:
-        store = open_store(f"s3://{s3_bucket}/books")
+        store = open_store(f"{any_s3_url}/books")
         for path, data in library:
             store.put(os.path.basename(path), data)
-        return f"s3://{s3_bucket}/books/"
+        return f"{any_s3_url}/books/"
 
     return upload
 
 
 def test_s3_gives_the_same_bytes_as_the_folder(
-    copies: Callable[[], str], s3_bucket: str, library: list[tuple[str, bytes]], tmp_path: Path
+    copies: Callable[[], str], any_s3_url: str, library: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
     from mrfast.storage import base, open_store
 
     expected = run_reference(WORDS["map"], WORDS["reduce"], library, 3)
     prefix = copies()
     for inputs in (prefix, os.path.dirname(library[0][0])):
-        result = mrfast.run(**WORDS, inputs=inputs, store=f"s3://{s3_bucket}/store", reduces=3, split_bytes=100_000)
+        result = mrfast.run(**WORDS, inputs=inputs, store=f"{any_s3_url}/store", reduces=3, split_bytes=100_000)
         output = open_store(result.output_url)
         assert [base.read(output, f"mr-out-{i}") for i in range(3)] == expected
 
