@@ -19,8 +19,9 @@ from mrfast.errors import BadInput, StoreError
 from mrfast.model import InputCut, Piece
 from mrfast.storage import ledger
 from mrfast.storage.memory import MemoryStore
-from mrfast.tasks import inflate, prefetch, reader
+from mrfast.tasks import inflate, prefetch, quotes, reader
 from mrfast.tasks.prefetch import Part, Prefetcher, parts_of
+from mrfast.tasks.quotes import csv_has_quoted_newlines
 from mrfast.tasks.reader import PieceReader
 
 LINES, FILE = InputCut("lines", True), InputCut("file", False)
@@ -38,6 +39,10 @@ class Far(MemoryStore):
         self.phases: set[str] = set()
         self.threads: set[int] = set()
         self.broken_at: int | None = None
+
+    def rests(self) -> bool:
+        """Whether no thread of ours is left."""
+        return not [thread for thread in threading.enumerate() if thread.name.startswith(("mrfast-read", "mrfast-inf"))]
 
     def read_into(self, key: str, offset: int, buffer: Any, etag: str | None = None) -> int:
         self.reads.append((offset, len(buffer)))
@@ -70,9 +75,11 @@ def _small() -> Iterator[None]:
         patch.object(ranges, "PART_BYTES", 12),
         patch.object(ranges, "PARTS", 3),
         patch.object(ranges, "OVERLAP_BYTES", 6),
+        patch.object(ranges, "HEADER_BYTES", 9),
         patch.object(prefetch, "RING_BUFFERS", 3),
         patch.object(reader, "SCAN_BYTES", 2),
         patch.object(reader, "BLOCK_BYTES", 5),
+        patch.object(quotes, "BLOCK_BYTES", 5),
     ):
         yield
 
@@ -115,6 +122,43 @@ def test_a_whole_file(data: bytes) -> None:
     (piece,) = pieces(store, data, 1000)
     with Prefetcher(parts_of(store, "a", piece, FILE)) as prefetcher:
         assert PieceReader(store, "a", piece, FILE, prefetcher=prefetcher).whole() == data
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    names=st.lists(st.sampled_from(["a", "bc", "defghijk"]), min_size=1, max_size=3, unique=True),
+    blank=st.sampled_from([b"", b"\n", b"\xef\xbb\xbf", b"\r\n\n\n\n\n\n\n\n\n"]),
+    rows=st.integers(0, 9),
+    ends=st.booleans(),
+    split_bytes=st.integers(1, 40),
+)
+def test_csv_rows_and_their_header(names: list[str], blank: bytes, rows: int, ends: bool, split_bytes: int) -> None:
+    lines = [",".join(names), *(",".join(f"{row}{name[0]}" for name in names) for row in range(rows))]
+    data = blank + "\n".join(lines).encode() + b"\n" * ends
+    want = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+    store, how, given = Far(), InputCut("csv", True), []
+    for piece in pieces(store, data, split_bytes):
+        store.reads.clear()
+        with Prefetcher(parts_of(store, "a", piece, how)) as prefetcher:
+            given += PieceReader(store, "a", piece, how, prefetcher=prefetcher).csv()
+        planned = ranges.reads(piece, how)
+        known = len(blank) + len(lines[0]) < ranges.HEADER_BYTES or not piece.offset
+        if known and max(map(len, lines)) < ranges.OVERLAP_BYTES:
+            assert sorted(store.reads) == sorted((start, stop - start) for start, stop in planned)
+    assert given == want
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.lists(st.sampled_from([b'"', b",", b"\n", b"ab", b"\xef\xbb\xbf"]), max_size=60).map(b"".join))
+def test_quotes_are_looked_through_ahead_as_in_place(data: bytes) -> None:
+    store = Far()
+    info = store.put("a", data)
+    found = [csv_has_quoted_newlines(store, "a", info.size, info.etag) for _ in range(2)]
+    some = len(store.reads) // 2
+    assert sorted(store.reads[:some]) == sorted(store.reads[some:]), "how many reads it takes is no matter of time"
+    store.remote = False
+    assert found == [csv_has_quoted_newlines(store, "a", info.size, info.etag)] * 2
+    assert store.rests()
 
 
 @settings(deadline=None)
@@ -216,3 +260,17 @@ def test_compressed_inputs_are_read_ahead_too(suffix: str) -> None:
         made = PieceReader(store, name, piece, LINES, prefetcher=prefetcher)
         assert b"".join(bytes(block) for block in made.blocks()) == data
     assert sorted(store.reads) == [(at, stop - at) for at, stop in ranges.parts(0, len(packed))]
+
+
+def test_a_map_that_fails_leaves_no_thread_of_its_reader() -> None:
+    store = Far()
+    data = gzip.compress(b"".join(b"line %d\n" % n for n in range(5000)))
+    (piece,) = pieces(store, data, 1 << 20, "a.gz")
+    with Prefetcher(parts_of(store, "a.gz", piece, LINES)) as prefetcher:
+        made = PieceReader(store, "a.gz", piece, LINES, prefetcher=prefetcher)
+        blocks = made.blocks()
+        next(blocks)
+        made.close()
+        with pytest.raises(StopIteration):
+            next(blocks)
+    assert store.rests()

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from mrfast.errors import BadInput, BoundPassed
 from mrfast.model import InputCut, Piece
 from mrfast.storage.memory import MemoryStore
-from mrfast.tasks import inflate, reader
-from mrfast.tasks.reader import PieceReader, csv_has_quoted_newlines, read_piece
+from mrfast.tasks import inflate, quotes, reader
+from mrfast.tasks.quotes import csv_has_quoted_newlines
+from mrfast.tasks.reader import PieceReader, read_piece
 
 STORE = MemoryStore("reader")
 BLOCKS = InputCut("blocks", True)
@@ -50,6 +51,7 @@ def whole(data: bytes, cut: InputCut = BLOCKS, name: str = "object", **options: 
 def _small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "BLOCK_BYTES", request.param)
     monkeypatch.setattr(reader, "SCAN_BYTES", request.param)
+    monkeypatch.setattr(quotes, "BLOCK_BYTES", request.param)
 
 
 def texts() -> Iterator[bytes]:

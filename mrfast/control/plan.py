@@ -139,7 +139,7 @@ def _begin(made: Plan, spec: JobSpec, cut: InputCut, store: bool, output: bool) 
     if cut.kind == "csv" and cut.splittable:
         for item in spec.inputs:
             if item.size > spec.split_bytes and is_remote(item.url):
-                reads = _blocks(item.size)
+                reads = len(ranges.parts(0, item.size))
                 made.add(
                     "plan", "GET", (1, reads, reads), "the look for line ends in quotes ends at the first, and then"
                     " that CSV object is not split"
@@ -159,7 +159,7 @@ def _tasks(
         runs = number not in reused
         for piece in pieces:
             if runs and is_remote(piece.url):
-                made.add("map", "GET", _reads(piece, cut))
+                made.add("map", "GET", len(ranges.reads(piece, cut)))
         length = sum(piece.length for piece in pieces)
         inflation = INFLATION if any(splits.is_compressed(piece.path) for piece in pieces) else 1
         most_out += GROWTH * inflation * length
@@ -184,12 +184,6 @@ def _tasks(
     if store:
         why = f"a part over {UPLOAD_PART_BYTES >> 20} MiB goes up in parts"
         _add_upload(made, "reduce", 0, most_out // reduces, why, reduces)
-
-
-def _reads(piece: Piece, cut: InputCut) -> int:
-    """tasks/prefetch and reader: the GETs of one piece; a CSV object's header is read for each of its pieces."""
-    header = min(2, _blocks(piece.size)) if cut.kind == "csv" and piece.offset else 0
-    return len(ranges.parts(*ranges.span(piece, cut))) + header
 
 
 def _journal(made: Plan, spec: JobSpec) -> None:

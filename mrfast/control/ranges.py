@@ -11,6 +11,7 @@ from mrfast.model import InputCut, Piece
 BLOCK_BYTES = 1 << 20  # parts begin at multiples of it, from where their range does
 PART_BYTES = 8 << 20
 PARTS = 8  # a smaller range is cut into so many parts too, as long as they have a block each
+HEADER_BYTES = 64 << 10  # read for the header of a CSV object with each piece but its first
 OVERLAP_BYTES = 64 << 10  # read behind a piece's end, where its last record ends; the last part has it too
 
 
@@ -23,6 +24,12 @@ def span(piece: Piece, cut: InputCut) -> tuple[int, int]:
         first, behind = (min(-(-at // cut.record_bytes) * cut.record_bytes, size) for at in (begin, end))
         return first, behind
     return max(0, begin - 1), end if end >= size else min(size, end + OVERLAP_BYTES)
+
+
+def reads(piece: Piece, cut: InputCut) -> list[tuple[int, int]]:
+    """From where to where each read of a piece goes: all of them, if no record is longer than the overlap."""
+    header = [(0, min(HEADER_BYTES, piece.size))] if cut.kind == "csv" and piece.offset else []
+    return header + parts(*span(piece, cut))
 
 
 def parts(start: int, stop: int) -> list[tuple[int, int]]:

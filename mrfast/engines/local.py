@@ -82,7 +82,7 @@ def run_local(
 
 def has_quoted_newlines(item: InputObject) -> bool:
     """Whether this CSV object has line ends inside quotes: then nobody finds a record from its middle."""
-    from ..tasks.reader import csv_has_quoted_newlines
+    from ..tasks.quotes import csv_has_quoted_newlines
 
     root, key = split_url(item.url)
     return csv_has_quoted_newlines(open_store(root), key, item.size, item.etag)

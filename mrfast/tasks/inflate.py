@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -86,7 +86,7 @@ class Inflater:
         self._pending = bytes(self._input[:count])
 
 
-def on_a_thread(read_into: Callable[[memoryview], int], block_bytes: int) -> Iterator[memoryview]:
+def on_a_thread(read_into: Callable[[memoryview], int], block_bytes: int) -> Generator[memoryview, None, None]:
     """What `read_into` gives, block after block, made on a thread of its own while the caller computes.
 
     A block is valid until the next; what `read_into` raises is raised here in its place.
@@ -125,7 +125,7 @@ def on_a_thread(read_into: Callable[[memoryview], int], block_bytes: int) -> Ite
         thread.join()
 
 
-def in_place(read_into: Callable[[memoryview], int], block_bytes: int) -> Iterator[memoryview]:
+def in_place(read_into: Callable[[memoryview], int], block_bytes: int) -> Generator[memoryview, None, None]:
     """As `on_a_thread`, in this one."""
     buffer = memoryview(bytearray(block_bytes))
     while count := read_into(buffer):

@@ -145,8 +145,12 @@ class _MapAttempt:
             self._turns.take()
             # A native source says enough by itself: it reads on at once.
             with Pulse(self._beat) if self._source is None else nullcontext():
-                for number, piece in enumerate(self._task.pieces):
-                    self._map_piece(number, piece, prefetcher)
+                try:
+                    for number, piece in enumerate(self._task.pieces):
+                        self._map_piece(number, piece, prefetcher)
+                finally:
+                    if self._reader is not None:
+                        self._reader.close()
         self.path, self._reader = "", None
         self._combine()
         return self._write()

@@ -30,19 +30,24 @@ READS_MAX = 32  # at once, of parts so small that RING_BUFFERS of them would not
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One ranged read; its bytes come in a buffer of the ring, or in `into`."""
+    """One ranged read."""
 
     store: Store
     key: str
     etag: str | None
     start: int
     stop: int
-    into: memoryview | None = None
+
+
+def object_parts(store: Store, key: str, size: int, etag: str | None) -> Iterator[Part]:
+    """The reads of a whole object, in their order."""
+    for start, stop in ranges.parts(0, size):
+        yield Part(store, key, etag, start, stop)
 
 
 def parts_of(store: Store, key: str, piece: Piece, how: InputCut) -> Iterator[Part]:
     """The reads of a piece, in their order."""
-    for start, stop in ranges.parts(*ranges.span(piece, how)):
+    for start, stop in ranges.reads(piece, how):
         yield Part(store, key, piece.etag or None, start, stop)
 
 
@@ -93,10 +98,10 @@ class Prefetcher:
         return place.view[: done.result()]
 
     def close(self) -> None:
-        """Ends the threads, with the reads that are under way."""
+        """Ends the threads, with the reads that are under way: none is taken back, whatever the moment."""
         self._closed = True
         if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+            self._threads.shutdown()
             self._threads = None
         self._leave()
         while self._flying:
@@ -117,7 +122,7 @@ class Prefetcher:
         if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor  # late: a task in a folder needs none
 
-            # As many threads as there can be reads: none waits for another one, and none is taken back.
+            # As many threads as there can be reads: none waits for another one.
             self._threads = ThreadPoolExecutor(READS_MAX, "mrfast-read")
         return self._threads
 
@@ -132,14 +137,15 @@ def _buffer_bytes() -> int:
 
 
 def _from_ring(part: Part) -> bool:
-    return part.into is None and part.stop - part.start > ranges.BLOCK_BYTES + ranges.OVERLAP_BYTES + 1
+    return part.stop - part.start > ranges.BLOCK_BYTES + ranges.OVERLAP_BYTES + 1
 
 
 def _charge(part: Part) -> int:
     return _buffer_bytes() if _from_ring(part) else part.stop - part.start
 
 
-# The buffers of a process outlive its tasks: fresh memory for each costs a third of what reading it does.
+# The buffers of a process outlive its tasks. Filling them takes 0.13 s of CPU a GiB; fresh ones 0.19 in huge pages, and
+# 0.74 in plain ones.
 _spare: list[mmap.mmap] = []
 
 
@@ -150,9 +156,7 @@ class _Place:
         self.part = part
         self._buffer: mmap.mmap | None = None
         size = part.stop - part.start
-        if part.into is not None:
-            self.view = part.into
-        elif _from_ring(part):
+        if _from_ring(part):
             self._buffer = _spare.pop() if _spare else _mapped(_buffer_bytes())
             self.view = memoryview(self._buffer)[:size]
         else:

@@ -7,7 +7,7 @@ at or after `offset - 1`, and its last record runs past `offset + length`.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mrfast.control import ranges
@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 20
 # Looking for a line end: most are near, a long line should not take many reads.
 SCAN_BYTES = 16 << 10
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 def read_piece(store: Store, key: str, piece: Piece, cut: InputCut) -> Iterator[memoryview]:
@@ -58,7 +58,13 @@ class PieceReader:
         self._on_read = on_read
         self._prefetcher = prefetcher
         self._compression = compression(piece.path)
+        self._inflating: Generator[memoryview, None, None] | None = None
         self._bounds: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        """Ends the thread that inflates, if there is one; to be done before the prefetcher is closed."""
+        if self._inflating is not None:
+            self._inflating.close()
 
     @property
     def is_compressed(self) -> bool:
@@ -148,7 +154,7 @@ class PieceReader:
 
         for line in self.lines():
             if self.offset == 0:
-                line = line.removeprefix(_BOM)
+                line = line.removeprefix(BOM)
             if not line or line.isspace():
                 continue
             try:
@@ -207,8 +213,8 @@ class PieceReader:
         inflater = Inflater(name, self.piece.path, read)
         total = 0
         self.offset = 0
-        blocks = on_a_thread if self.inflates_ahead else in_place
-        for block in blocks(inflater.read_into, BLOCK_BYTES):
+        self._inflating = (on_a_thread if self.inflates_ahead else in_place)(inflater.read_into, BLOCK_BYTES)
+        for block in self._inflating:
             total += len(block)
             yield block
         if self._cut.kind == "records" and total % self._cut.record_bytes:
@@ -345,7 +351,7 @@ class PieceReader:
             if self.offset < first:
                 continue
             if self.offset == 0:
-                line = line.removeprefix(_BOM)
+                line = line.removeprefix(BOM)
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
@@ -359,10 +365,20 @@ class PieceReader:
 
     def _csv_header(self) -> tuple[list[str] | None, int]:
         """The header of the object and where the line after it starts; an object is only split if that is one line."""
+        piece = Piece(self.piece.path, self.piece.url, self.piece.size, self.piece.etag, 0, self.piece.size)
+        if self._prefetcher is not None:
+            head = bytes(self._told(self._prefetcher.take))
+            lines = head if len(head) == piece.size else head[: head.rfind(b"\n") + 1]
+            header, first = self._first_row(_Head(lines, self._store, self._key, piece, self._cut))
+            if header is not None:
+                return header, first
+        # Where the header is further on than can be known before, that costs reads of its own.
+        start = PieceReader(self._store, self._key, piece, self._cut, memory_bytes=self._memory_bytes)
+        return self._first_row(start)
+
+    def _first_row(self, start: PieceReader) -> tuple[list[str] | None, int]:
         import csv
 
-        piece = Piece(self.piece.path, self.piece.url, self.piece.size, self.piece.etag, 0, self.piece.size)
-        start = PieceReader(self._store, self._key, piece, self._cut, memory_bytes=self._memory_bytes)
         for text in start._csv_lines(0):
             row = next(csv.reader([text], strict=True), None)
             if row:
@@ -403,6 +419,18 @@ class PieceReader:
             )
 
 
+class _Head(PieceReader):
+    """Reads what is known of an object already."""
+
+    def __init__(self, data: bytes, *args: Any):
+        super().__init__(*args)
+        self._data = data
+
+    def blocks(self) -> Iterator[memoryview]:
+        """What is known."""
+        yield memoryview(self._data)
+
+
 def _behind_lf(view: memoryview, at: int) -> int:
     """The offset behind the first line feed at or after `at`; 0 if there is none."""
     while at < len(view):
@@ -411,31 +439,3 @@ def _behind_lf(view: memoryview, at: int) -> int:
             return at + found + 1
         at += SCAN_BYTES
     return 0
-
-
-def csv_has_quoted_newlines(store: Store, key: str, size: int, etag: str | None = None) -> bool:
-    """True if a quoted field of the CSV object holds a line end, so that it cannot be split at line ends."""
-    buffer = bytearray(BLOCK_BYTES)
-    position = 0
-    quoted = False
-    previous = b"\n"  # the byte before: a quote opens a field only at its start
-    while position < size:
-        with memoryview(buffer) as view:
-            count = store.read_into(key, position, view, etag)
-        if not count:
-            return False
-        block = bytes(memoryview(buffer)[:count])
-        if position == 0 and block.startswith(_BOM):
-            block = block[len(_BOM) :]
-        position += count
-        parts = block.split(b'"')
-        for number, part in enumerate(parts):
-            if number:
-                # After the quote that closes, one more at once is an escaped quote: the field goes on.
-                quoted = not quoted and previous in (b",", b"\n", b"\r", b"closed")
-                previous = b"quote" if quoted else b"closed"
-            if part:
-                if quoted and b"\n" in part:
-                    return True
-                previous = part[-1:]
-    return False
