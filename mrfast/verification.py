@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +10,8 @@ import xxhash
 from .cat import finished_output
 from .errors import InputMissing, MrfastError, NotFound
 from .model import part_name
-from .storage import is_remote, open_store
+from .storage import open_store
+from .storage.abreast import Abreast
 from .storage.base import Store, object_url, stream
 
 PARTS_AT_ONCE = 8  # each with a block of its own
@@ -46,13 +45,9 @@ def verify(url: str) -> Verified:
     if document is None:
         raise InputMissing(f"{url}: no output of a finished job")
     store, parts = open_store(url), document["parts"]
-    with ThreadPoolExecutor(PARTS_AT_ONCE if is_remote(store.url) else 1) as threads:
-        faults = threads.map(lambda part: _fault(store, part), parts)
-        return Verified(len(parts), sum(part["size"] for part in parts), tuple(_those(faults)))
-
-
-def _those(faults: Iterable[Fault | None]) -> Iterable[Fault]:
-    return (fault for fault in faults if fault is not None)
+    with Abreast(PARTS_AT_ONCE, remote=store.remote) as reads:
+        found = [fault for _, fault in reads.each(parts, lambda part: _fault(store, part), lambda part: 1)]
+    return Verified(len(parts), sum(part["size"] for part in parts), tuple(fault for fault in found if fault))
 
 
 def _fault(store: Store, part: dict[str, Any]) -> Fault | None:

@@ -10,10 +10,10 @@ A step that is made again, by the same process or by a frozen one that thaws, wr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
-from typing import Any, TypeVar
+from typing import Any
 
 from mrfast.control.wire import BadFrame, dumps, loads
 from mrfast.errors import (
@@ -29,17 +29,13 @@ from mrfast.errors import (
 )
 from mrfast.model import JobSpec, job_key, out_key, part_name
 from mrfast.storage import ledger
-from mrfast.storage.abreast import Abreast
+from mrfast.storage.abreast import each_of
 from mrfast.storage.base import Store, dump_json, object_url, put_json, read, read_json, shown
 
 CLAIM_KEY = "_mrfast.json"
 SUCCESS_KEY = "_SUCCESS"
 SPEC, MANIFEST, FAILED, BAD_RECORDS = "spec.json", "manifest.json", "failed.json", "bad-records.jsonl"
-CALLS_MAX = 32  # at once, to a remote store
 TRIES_MAX = 5  # of a conditional write whose object comes and goes
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _JOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -243,7 +239,7 @@ def publish(
     def copy(part: dict[str, Any]) -> None:
         store.copy_to(out_key(spec.job, part["attempt"]), output, part_name(part["partition"]))
 
-    _many(output if output.remote else store, copy, manifest["parts"])
+    each_of(output if output.remote else store, copy, manifest["parts"])
     _check_claim(spec, output)
     own: ledger.Counts = {"commit": {"PUT": {"ok": 1}}} if output.url.startswith("s3:") else {}
     put_json(output, SUCCESS_KEY, manifest | ledger.document(ledger.total([requests(), own])))
@@ -322,7 +318,7 @@ def _clean(job: str, keep: Collection[str], store: Store) -> tuple[int, int]:
         except StoreError:
             failed += 1
             continue
-        gone = _many(store, lambda key: _is_removed(store.delete, key), keys)
+        gone = each_of(store, lambda key: _is_removed(store.delete, key), keys)
         removed += sum(gone)
         failed += len(gone) - sum(gone) + (not _is_removed(store.sweep, prefix))
     return removed, failed
@@ -334,12 +330,6 @@ def _is_removed(remove: Callable[[str], None], name: str) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _many(store: Store, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """What `work` gives for each: side by side in a store where each call begins with waiting."""
-    with Abreast(CALLS_MAX, remote=store.remote) as calls:
-        return [made for _, made in calls.each(items, work, lambda item: 1)]
 
 
 def has_ended(job: str, store: Store) -> bool:
@@ -368,7 +358,7 @@ def _remove(spec: JobSpec, store: Store, output: Store) -> int:
         keep |= {job_key(spec.job, name) for name in (SPEC, MANIFEST, BAD_RECORDS)}
     keys = [info.key for info in store.list(job_key(spec.job, "")) if info.key not in keep]
     keys.sort(key=lambda key: key == job_key(spec.job, SPEC))  # the spec goes last: until then this can be repeated
-    _many(store, store.delete, keys[:-1])
+    each_of(store, store.delete, keys[:-1])
     for folder in ("inter", "out"):
         store.sweep(job_key(spec.job, folder, ""))
     if keys:

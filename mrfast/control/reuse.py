@@ -8,11 +8,10 @@ than a map that has to run. What an app reads besides its input and its file is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import xxhash
@@ -22,19 +21,15 @@ from mrfast.control.schema import decode, encode
 from mrfast.errors import MrfastError, NotFound
 from mrfast.index import SegmentIndex
 from mrfast.model import AppInfo, MapReport, Piece
-from mrfast.storage import is_remote, ledger
+from mrfast.storage.abreast import each_of
 from mrfast.storage.base import Store, dump_json
 
 PREFIX = "reuse/"
 FORMAT = 1  # of map objects and of these names
 BATCH = 64
-CALLS_AT_ONCE = 16
 NAME_BYTES_MAX = 64 << 10
 # An index has up to 14 bytes a partition where no segment is over 256 MiB, and little around them.
 TAIL_BYTES_PER_PARTITION, TAIL_BYTES = 14, 256
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +63,7 @@ def look(store: Store, app: AppInfo, reduces: int, tasks: Iterable[tuple[Piece, 
         index, name = item
         return index, _kept(store, name, reduces)
 
-    return {index: kept for index, kept in _each(store, one, names.items()) if kept is not None}
+    return {index: kept for index, kept in each_of(store, one, names.items()) if kept is not None}
 
 
 def put(store: Store, entries: Iterable[tuple[str, bytes]]) -> None:
@@ -78,7 +73,7 @@ def put(store: Store, entries: Iterable[tuple[str, bytes]]) -> None:
         with suppress(MrfastError):
             store.put(*item)
 
-    _each(store, one, entries)
+    each_of(store, one, entries)
 
 
 def forget(store: Store) -> int:
@@ -91,21 +86,7 @@ def forget(store: Store) -> int:
             store.delete(key)
         return 1 + (found is not None)
 
-    return sum(_each(store, one, names))
-
-
-def _each(store: Store, work: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """The work done for each, many at once where the store is far away."""
-    if not is_remote(store.url):
-        return [work(item) for item in items]
-    phase = ledger.phase()
-
-    def counted(item: T) -> U:
-        with ledger.working(phase):
-            return work(item)
-
-    with ThreadPoolExecutor(CALLS_AT_ONCE) as threads:
-        return list(threads.map(counted, items))
+    return sum(each_of(store, one, names))
 
 
 def _read(store: Store, name: str) -> dict[str, Any] | None:
