@@ -177,3 +177,46 @@ def test_the_same_bytes_behind_a_fault(far: SlowS3, rule: dict[str, Any]) -> Non
     result, expected = run_behind(far, [rule])
     assert parts(result.output_url) == expected
     assert far.log()["by_fault"][rule["do"]]
+
+
+@pytest.mark.parametrize("do", ["ExpiredToken", "InternalError"])
+def test_a_journal_that_the_store_refuses_stops_no_job(far: SlowS3, do: str) -> None:
+    result, expected = run_behind(far, [{"do": do, "verb": "PUT", "key": "/journal/"}])
+    assert parts(result.output_url) == expected
+
+
+def test_a_part_that_was_damaged_on_its_way_up_is_named(far: SlowS3) -> None:
+    # Nothing checks an upload when it happens: the store got what it got, and `mrfast verify` tells.
+    result, expected = run_behind(far, [{"do": "flip", "verb": "PUT", "key": "/out/r-", "times": 1}])
+    wrong = [
+        n for n, (part, wanted) in enumerate(zip(parts(result.output_url), expected, strict=True)) if part != wanted
+    ]
+    assert [fault.url for fault in mrfast.verify(result.output_url).faults] == [
+        f"{result.output_url}/mr-out-{n}" for n in wrong
+    ]
+    assert len(wrong) == 1
+
+
+UNCURED = [
+    ({"do": "AccessDenied", "verb": "GET", "key": "^in/1"}, r"s3://b\w+/in/1\.txt bytes=\d+-\d+, request SLOW\d+"),
+    ({"do": "InternalError", "verb": "GET", "key": "/inter/"}, r"s3://b\w+/\S+ bytes=\d+-\d+, request SLOW\d+"),
+    ({"do": "InternalError", "verb": "PUT", "key": "/inter/"}, r"s3://b\w+/\S+/inter/m-\S+, request SLOW\d+"),
+    ({"do": "ExpiredToken", "verb": "GET", "key": "^in/"}, r"s3://b\w+/in/\d\.txt bytes=\d+-\d+, request SLOW\d+"),
+    ({"do": "RequestTimeTooSkewed", "verb": "GET", "key": "^in/"}, r"clock is wrong.*bytes=\d+-\d+, request SLOW\d+"),
+    ({"do": "reset", "verb": "PUT", "key": "/out/r-"}, r"broke off: .*s3://b\w+/\S+/out/r-"),
+    ({"do": "cut", "verb": "GET", "key": "^in/1"}, r"s3://b\w+/in/1\.txt broke off 8 times, last at byte \d+"),
+]
+
+
+@pytest.mark.parametrize(("rule", "says"), UNCURED, ids=lambda case: case["do"] if isinstance(case, dict) else "")
+def test_what_no_retry_cures_is_told(
+    far: SlowS3, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr("mrfast.control.scheduler.STORE_FAILURES_MAX", 1)
+    with pytest.raises(mrfast.JobFailed, match=says):
+        run_behind(far, [rule])
+
+
+def test_a_clock_that_is_wrong_is_set_right(far: SlowS3) -> None:
+    result, expected = run_behind(far, [{"do": "skew", "offset_s": 7200}])
+    assert parts(result.output_url) == expected
