@@ -18,6 +18,7 @@ from test_job_driver import Run, make_spec
 
 from mrfast.control import journal_files
 from mrfast.control.coordinator import Coordinator
+from mrfast.control.effects import REST_S, Mirror
 from mrfast.control.job import JobDriver
 from mrfast.control.journal import Records, chain, encode_line, newest, read_lines
 from mrfast.control.journal_files import (
@@ -447,6 +448,22 @@ def test_a_batch_that_is_missing_before_others_is_damage_unless_this_machine_has
     files.forget()
     with pytest.raises(DamagedJournal, match=rf"{keys[2]} is there, and what the journal says from record 64"):
         files.read()
+
+
+def test_a_batch_that_the_store_refused_is_put_again_after_a_rest(memory: Store, tmp_path: Path) -> None:
+    journal = filled(JournalFiles(memory, JOB, str(tmp_path)), made(2 * BATCH_RECORDS))
+    mirror = Mirror(memory, lambda: False)
+    (first,) = mirror.effects(journal, 5.0)
+    mirror.failed(6.0)
+    assert mirror.effects(journal, 6.0) == mirror.effects(journal, 6.0 + REST_S - 0.1) == []
+    (again,) = mirror.effects(journal, 6.0 + REST_S)
+    assert not again.run()
+    mirror.done()
+    (second,) = mirror.effects(journal, 6.0 + REST_S)
+    second.run()
+    assert len(list(memory.list())) == 2
+    journal.close()
+    assert first.name == again.name == "journal"
 
 
 @pytest.mark.parametrize("batch", [0, 1])

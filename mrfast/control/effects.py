@@ -22,6 +22,9 @@ from mrfast.storage.base import Store
 _warned: set[str] = set()
 
 
+REST_S = 2.0  # of the journal's copy in the store, after an error
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
     """Store work: `run()` once, anywhere; its result or its MrfastError goes to `effect_done`."""
@@ -123,11 +126,12 @@ class Mirror:
         self._is_superseded = is_superseded
         self._waiting: list[tuple[str, bytes]] = []
         self._busy = False
+        self._rest_until = 0.0
 
-    def effects(self, journal: Journal) -> list[Effect]:
+    def effects(self, journal: Journal, now: float) -> list[Effect]:
         """The next batch to put, if there is one and none is on its way."""
         self._waiting += journal.batches()
-        if self._busy or not self._waiting:
+        if self._busy or not self._waiting or now < self._rest_until:
             return []
         self._busy = True
         key, data = self._waiting[0]
@@ -138,9 +142,10 @@ class Mirror:
         self._busy = False
         del self._waiting[0]
 
-    def failed(self) -> None:
-        """The batch is not: it is tried again with the next step."""
+    def failed(self, now: float) -> None:
+        """The batch is not: it is tried again after a rest. At once, a store that refuses it for good would be all."""
         self._busy = False
+        self._rest_until = now + REST_S
 
     def _put(self, key: str, data: bytes) -> bool:
         with suppress(AlreadyExists):  # an earlier try whose answer was lost: the key is this epoch's alone

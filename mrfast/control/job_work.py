@@ -119,7 +119,7 @@ class JobWork:
             try:
                 self.journal.write()
             finally:  # for what finds no room here, the store's copy is the only one
-                self._effects += self._mirror.effects(self.journal)
+                self._effects += self._mirror.effects(self.journal, self._now)
 
     def effect_done(self, effect: Effect, result: Any, now: float) -> None:
         """Goes on with what an effect gave, or with the MrfastError that it raised."""
@@ -289,7 +289,7 @@ class JobWork:
             map_index, attempt = effect.subject
             self._checked(map_index, attempt, True, now)  # the reduce tries again, and says so again
         elif effect.name == "journal":
-            self._mirror.failed()
+            self._mirror.failed(now)
         elif isinstance(error, JobTaken):
             self.state, self.error = "FAILED", error
         elif effect.name == "indexes" and self._tries < INDEX_TRIES_MAX:
@@ -441,7 +441,7 @@ class JobWork:
         if commit.write_failure(self.spec, document, self._store, self._output()) and not self.spec.keep_intermediate:
             commit.clean(self.spec.job, {"parts": []}, self._store, keep=kept)
 
-    # Of the driver, which knows what workers said
+    # What only the driver can do, which is this class and what workers say: each is made there
 
     def _index_read(self, worker: str, report: MapReport, index: SegmentIndex, now: float) -> None:
         raise NotImplementedError
