@@ -225,6 +225,13 @@ def test_plan_writes_nothing_and_prints(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_the_journal_of_ten_thousand_maps_costs_a_few_hundred_requests() -> None:
+    inputs = tuple(InputObject(f"{n}", f"s3://b/{n}", 10, "e") for n in range(10_000))
+    spec = JobSpec("0" * 32, None, "s3://b/store", "s3://b/out", 100, 1, 1 << 30, 4, False, inputs)
+    journal = plan.plan(spec, InputCut("file", False), {}).document()["requests"]["by_phase"]["journal"]
+    assert journal == {"PUT": 159, "GET": 159}
+
+
 def test_plan_and_storage_mean_the_same_parts() -> None:
     from mrfast.storage import s3
     from mrfast.tasks import reader

@@ -191,12 +191,12 @@ def _journal(made: Plan, spec: JobSpec) -> None:
     # begin, plan and the maps; the reduces and the end.
     batches = -(-(2 + made.maps) // BATCH_RECORDS) + -(-(spec.reduces + 1) // BATCH_RECORDS)
     made.add("journal", "PUT", batches)
-    made.add("journal", "HEAD", ABSENT * batches)
+    made.add("journal", "GET", batches)
 
 
 def _commit(made: Plan, spec: JobSpec, store: bool, output: bool) -> None:
-    if store:
-        made.add("commit", "HEAD", ABSENT)
+    if store:  # whether another coordinator has the job; the manifest
+        made.add("commit", "GET", 1)
         made.add("commit", "PUT", 1)
     if output:  # whose the output is: before and after the parts
         made.add("commit", "HEAD", 2)
