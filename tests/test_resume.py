@@ -220,7 +220,7 @@ def killed_job(shell: Shell) -> None:
         SLOW.format(map="\n    if name.endswith('3.txt'): os.mkfifo(name + '.p'); open(name + '.p').close()")
     )
     process = shell.start("run", app, *(f"{i}.txt" for i in range(6)), "-w", "1", "-r", "2", "--job", "nightly")
-    until(lambda: len(accepted(journals(shell))) == 3)
+    until(lambda: len(accepted(journals(shell))) == 3 and (shell.folder / "3.txt.p").exists())
     process.kill()
     process.communicate()
     until(lambda: not slots_of(process))
