@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from test_crew_backup import take
 
 from mrfast.control.records import STORE_FAILURES_MAX
 from mrfast.control.scheduler import IllegalEvent, Scheduler
@@ -14,13 +15,6 @@ def job(maps: int, reduces: int, epoch: int = 1, attempts_max: int = 4, /, **slo
     for worker, count in slots.items():
         s.joined(worker, count, (), 0.0)
     return s
-
-
-def take(s: Scheduler, worker: str, now: float = 0.0) -> str:
-    attempt = s.assign(worker, now)
-    assert attempt is not None
-    s.validate()
-    return attempt.name
 
 
 def fail(s: Scheduler, attempt: str, worker: str, now: float = 0.0, kind: str = "app", counted: bool = True) -> None:

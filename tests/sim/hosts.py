@@ -215,7 +215,7 @@ class Slot:
         self.worker.event(Bad(self, self.task.attempt, segment.map_index, segment.attempt, why))  # type: ignore[arg-type]
 
     def pages(self) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError("a simulated slot hears its pages one by one, as they come")
 
     def finish_reduce(self) -> None:
         assert self.fetched is not None
