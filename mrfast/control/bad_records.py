@@ -53,7 +53,7 @@ class BadRecords:
 
         Never more than two deaths for each record that may be bad: then they count as any other.
         """
-        if failure.kind != "died" or not failure.url or failure.offset is None:
+        if not self._limit or failure.kind != "died" or not failure.url or failure.offset is None:
             return failure, None
         if sum(self._deaths.values()) >= DEATHS_MAX * (self._limit + 1):
             return failure, None
