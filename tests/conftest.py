@@ -13,12 +13,18 @@ from typing import Any
 
 import pytest
 import seaweedfs
+from depth import ALL
+from hypothesis import settings
 from stores import SEAWEEDFS
 
 from mrfast import storage
 
 # slow_s3, the stand-in of the benches, serves tests too.
 sys.path.append(str(Path(__file__).parent.parent / "benches"))
+
+# The same code gets the same verdict every time; --all looks elsewhere each time.
+settings.register_profile("mrfast", derandomize=not ALL)
+settings.load_profile("mrfast")
 
 _numbers = itertools.count()
 
