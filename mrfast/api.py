@@ -159,7 +159,7 @@ def run_job(
     if workers < 1:
         raise UsageError(f"{workers} workers: at least one is needed")
     preload()
-    spec = make_spec(inputs, **options)
+    spec = make_spec(inputs, slots=workers, **options)
     document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
     return JobResult(spec.job, spec.output_url, document)
 
@@ -190,6 +190,7 @@ def plan(
         store=os.fspath(store),
         output_url=None if output_url is None else os.fspath(output_url),
         missing=missing,
+        slots=default_workers(),
         **JOB_DEFAULTS | options,
     )
     reused: Collection[int] = ()
@@ -287,10 +288,15 @@ def make_spec(
     reuse: bool,
     app_path: str = "",
     missing: list[InputObject] | None = None,
+    slots: int | None = None,
 ) -> JobSpec:
-    """The checked description of a new job, its inputs found; local ones that an S3 store lacks go into `missing`."""
+    """The checked description of a new job, its inputs found; local ones that an S3 store lacks go into `missing`.
+
+    `slots`: how many tasks will run at once, if that is known.
+    """
+    from .control import groups
     from .control.commit import new_job_id
-    from .storage import open_store
+    from .storage import is_remote, open_store
     from .storage.inputs import resolve
 
     if not inputs:
@@ -307,6 +313,9 @@ def make_spec(
         raise UsageError(f"{reduces:,} reduces: 1 to {REDUCES_MAX:,} are possible")
     opened = open_store(store)
     job_id = new_job_id()
+    found = tuple(resolve(inputs, opened, missing))
+    slots = groups.SLOTS if slots is None else slots
+    remote = is_remote(opened.url)
     target = open_store(output_url).url if output_url else f"{opened.url.rstrip('/')}/out/{job_id}"
     return JobSpec(
         job=job_id,
@@ -319,11 +328,12 @@ def make_spec(
         attempts_max=attempts_max,
         overwrite=overwrite,
         reuse=reuse,
-        inputs=tuple(resolve(inputs, opened, missing)),
+        inputs=found,
         stall_s=float(stall_s),
         bad_records_max=bad_records_max,
         keep_intermediate=keep_intermediate,
         app_path=os.path.abspath(app_path) if app_path else "",
+        partitions_per_reduce=groups.partitions_per_reduce(found, reduces, split_bytes, memory, slots, remote=remote),
     )
 
 

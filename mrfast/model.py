@@ -80,6 +80,7 @@ class JobSpec:
     keep_intermediate: bool = False
     reuse: bool = False  # of earlier jobs' map outputs; this one's are kept for later ones
     app_path: str = ""  # of a job that runs on one machine, so that it can be resumed by its name alone
+    partitions_per_reduce: int = 1  # of neighbouring partitions, one reduce task makes so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class SkippedRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReduceTask:
-    """One attempt of a reduce; its segments come through `outputs`."""
+    """One attempt of a reduce, of `partition` and its neighbours; its segments come through `outputs`."""
 
     job: str
     attempt: str
@@ -119,6 +120,7 @@ class ReduceTask:
     maps: int
     store_url: str
     memory_bytes: int
+    partitions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class Segment:
     """Where one partition's records of one map output lie: in `object`, if empty in `inter_key(job, attempt)`.
 
     `key_kind` is that map's "str" or "bytes", and empty for a map that emitted nothing; `digest` names that map's
-    output in the table whose digest a reduce reports.
+    output in the table whose digest a reduce reports. Neighbouring segments for one reduce task are one, and `parts`
+    says (length, records, xxh3) of each; its own xxh3 is then 0.
     """
 
     map_index: int
@@ -138,6 +141,7 @@ class Segment:
     key_kind: str = ""
     digest: str = ""
     object: str = ""
+    parts: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +160,20 @@ class MapReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PartReport:
+    """One of several parts that a reduce attempt made."""
+
+    size: int
+    xxh3: str
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReduceReport:
-    """A finished reduce attempt: its part's size and digest, and the digest of the table that it used."""
+    """A finished reduce attempt: its part's size and digest, and the digest of the table that it used.
+
+    One of several partitions lists its `parts`; size and records are then their sums, xxh3 that of their digests.
+    """
 
     attempt: str
     size: int
@@ -166,6 +182,7 @@ class ReduceReport:
     records_out: int
     table: str
     counters: dict[str, int] = field(default_factory=dict)
+    parts: tuple[PartReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +220,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One reduce output in the manifest: the attempt's object, and the stable name it gets."""
+    """One reduce output in the manifest: the attempt's object for it (`part_object`), and what it holds."""
 
     partition: int
     attempt: str
@@ -217,9 +234,9 @@ def map_name(index: int) -> str:
     return f"m-{index:06d}"
 
 
-def reduce_name(partition: int) -> str:
-    """The task name of the reduce of `partition`."""
-    return f"r-{partition:05d}"
+def reduce_name(index: int) -> str:
+    """The task name of reduce `index`: of partition `index`, where each task makes one."""
+    return f"r-{index:05d}"
 
 
 def job_key(job: str, *rest: str) -> str:
@@ -235,6 +252,11 @@ def inter_key(job: str, attempt: str) -> str:
 def out_key(job: str, attempt: str) -> str:
     """The key of a reduce attempt's part: only that attempt ever writes it."""
     return job_key(job, "out", attempt)
+
+
+def part_object(attempt: str, partition: int, partitions: int) -> str:
+    """The last name in the key of one of the `partitions` parts that a reduce attempt writes."""
+    return attempt if partitions == 1 else f"{attempt}.{partition}"
 
 
 def part_name(partition: int) -> str:

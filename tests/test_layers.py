@@ -63,6 +63,7 @@ PURE = {
     for name in (
         "backup",
         "crew",
+        "groups",
         "invariants",
         "journal",
         "leases",
@@ -225,7 +226,7 @@ def test_tasks_know_no_scheduler():
         if within(module, "mrfast.tasks"):
             known = {name for name in imports_of(module) if within(name, "mrfast.control")}
             assert known <= {
-                f"mrfast.control.{name}" for name in ("messages", "ranges", "rpc", "schema", "tokens", "wire")
+                f"mrfast.control.{name}" for name in ("groups", "messages", "ranges", "rpc", "schema", "tokens", "wire")
             }, f"{module} imports {known}"
 
 

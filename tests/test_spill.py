@@ -130,7 +130,8 @@ def test_spilled_records_give_the_same_groups(maps: list[Pairs], rng: random.Ran
         some = [orders.pop() for _ in range(min(rng.randint(1, 3), len(orders)))]
         if len(some) == 1:
             data, _, [count], _ = at_once([maps[some[0]]], 1)
-            records.add_segment([data[i : i + 7] for i in range(0, len(data), 7)], count, some[0])
+            run = spill.write_run([data[i : i + 7] for i in range(0, len(data), 7)])
+            records.add_segment(run, count, some[0])
         else:
             records.add(grouper(maps, some))
     want = reference.grouped([pair for each in maps for pair in each])

@@ -75,9 +75,11 @@ def show_plan(document: dict[str, Any], *, as_json: bool) -> None:
         return
     requests, ranges = document["requests"], document["range"]
     reused = f" ({document['maps_reused']:,} of them reused)" if document["maps_reused"] else ""
+    group = document["partitions_per_reduce"]
+    by_group = f", {group:,} to a task" if group > 1 else ""
     lines = [
         f"{counted(document['maps'], 'map')}{reused} over {size_text(document['bytes_in'])}, the largest split "
-        f"{size_text(document['largest_split_bytes'])}; {counted(document['reduces'], 'reduce')}",
+        f"{size_text(document['largest_split_bytes'])}; {counted(document['reduces'], 'reduce')}{by_group}",
         f"memory per reducer: up to {size_text(document['memory_per_reducer_bytes'])}",
         f"{requests_text(requests['by_verb'])}, ${document['cost_usd']:,.4f}",
     ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mrfast.control.groups import Groups
 from mrfast.control.outputs import Outputs
 from mrfast.control.schema import encode
-from mrfast.model import AppInfo, JobSpec, Part, ReduceReport
+from mrfast.model import AppInfo, JobSpec, ReduceReport
 
 
 def manifest(
@@ -20,11 +21,9 @@ def manifest(
     attempts: Mapping[str, int],
     seconds: float,
 ) -> dict[str, Any]:
-    """The document; `reports` are those of the accepted parts, by partition."""
-    parts = [
-        Part(partition, report.attempt, report.size, report.xxh3, report.records_out)
-        for partition, report in sorted(reports.items())
-    ]
+    """The document; `reports` are those of the accepted reduces, by task."""
+    groups = Groups.of(spec)
+    parts = [part for task, report in sorted(reports.items()) for part in groups.parts(task, report)]
     counters = dict(outputs.counters)
     for report in reports.values():
         for name, count in report.counters.items():

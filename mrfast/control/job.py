@@ -88,7 +88,8 @@ class JobDriver(JobWork):
                 )
             else:
                 maps = len(self._splits)
-                tasks.append(ReduceTask(spec.job, name, index, maps, spec.store_url, spec.memory_bytes))
+                its = self._groups.partitions(index)
+                tasks.append(ReduceTask(spec.job, name, its.start, maps, spec.store_url, spec.memory_bytes, len(its)))
         return tasks
 
     def renew(self, worker: str, attempts: dict[str, Progress], now: float) -> dict[str, str]:
@@ -127,18 +128,19 @@ class JobDriver(JobWork):
     def outputs(
         self, attempt: str, since: int, limit: int, now: float, worker: str = ""
     ) -> tuple[list[Segment], int, bool] | None:
-        """A reduce's segments from `since` on, where to go on, and whether that was every map's.
+        """A reduce's segments, at most `limit`, from `since` on, where to go on, and whether that was every map's.
 
         `since` is 0 at first. A place in the log of another epoch says nothing here: then it is told everything again.
         None: the reduce must give up.
         """
-        partition = self._partition(attempt)
+        reduce = self._reduce_index(attempt)
         if self.scheduler is None:
             return [], since, False
-        if partition is None or since < 0:
+        if reduce is None or since < 0:
             return None
         epoch, at = divmod(since, CURSORS)
-        segments, end = self._outputs.page(partition, at if epoch == self.epoch else 0, limit)
+        its = self._groups.partitions(reduce)
+        segments, end = self._outputs.page(its, at if epoch == self.epoch else 0, max(1, limit // len(its)))
         complete = self._outputs.is_all(end, len(self._splits))
         end += self.epoch * CURSORS
         return (segments, end, complete) if self.scheduler.fed(attempt, complete, now, worker) else None
@@ -157,12 +159,12 @@ class JobDriver(JobWork):
         self._now = now
         if self.scheduler is None or self.state != "RUNNING":
             return "job_done"
-        partition = self._partition(attempt)
-        if partition is None:
+        reduce = self._reduce_index(attempt)
+        if reduce is None:
             return "stale"
         if self._outputs.attempt(map_index) != map_attempt or map_attempt in self._checking:
             return "superseded"
-        segment = self._outputs.segment(map_index, partition)
+        segment = self._outputs.segment(map_index, self._groups.partitions(reduce))
         key = segment.object or inter_key(self.spec.job, map_attempt)
         self._checking.add(map_attempt)
         self._effects.append(Effect("check", lambda: is_intact(self._store, key, segment), (map_index, map_attempt)))
@@ -212,7 +214,10 @@ class JobDriver(JobWork):
             "maps": len(self._splits),
             "maps_done": 0 if scheduler is None else scheduler.maps_done,
             "reduces": self.spec.reduces,
-            "reduces_done": 0 if scheduler is None else scheduler.reduces_done,
+            # In parts, of which the last task may make fewer: all of them only when all are there.
+            "reduces_done": 0
+            if scheduler is None
+            else min(scheduler.reduces_done * self._groups.size, self.spec.reduces),
             "workers": len(self._workers) if scheduler is None else scheduler.crew.present(now),
             "attempts": dict(self._attempts),
             "running": [
@@ -255,10 +260,8 @@ class JobDriver(JobWork):
             map_index = self._map_index(report.attempt)
             assert map_index is not None
             self._outputs.add(map_index, report, index, digest)
-            for partition in [
-                part for part in self._reports if self.scheduler.task_state("reduce", part) != "ACCEPTED"
-            ]:
-                del self._reports[partition]  # rolled back
+            for reduce in [made for made in self._reports if self.scheduler.task_state("reduce", made) != "ACCEPTED"]:
+                del self._reports[reduce]  # rolled back
             self._note(recovery.map_record(report, digest, self.scheduler.issued("map", map_index)))
             self._bad.accept(map_index, report)
             self._keep(map_index, report, digest)
@@ -286,11 +289,16 @@ class JobDriver(JobWork):
 
     def _reduce_done(self, worker: str, report: ReduceReport, now: float) -> str:
         assert self.scheduler is not None
-        partition = self._partition(report.attempt)
+        reduce = self._reduce_index(report.attempt)
+        if reduce is not None:
+            try:
+                self._groups.check(reduce, report)
+            except ValueError as error:
+                raise MrfastError(f"the report of {report.attempt} cannot be right: {error}") from None
         word = self.scheduler.reduce_done(report.attempt, report.xxh3, report.table, now, worker)
-        if word == "accepted" and partition is not None:
-            self._reports[partition] = report
-            self._note(recovery.reduce_record(report, self.scheduler.issued("reduce", partition)))
+        if word == "accepted" and reduce is not None:
+            self._reports[reduce] = report
+            self._note(recovery.reduce_record(report, self.scheduler.issued("reduce", reduce)))
         return word
 
     def _failed(self, worker: str, failure: Failure, now: float) -> str:

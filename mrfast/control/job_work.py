@@ -18,12 +18,13 @@ from mrfast.control.bad_records import BadRecords
 from mrfast.control.document import manifest
 from mrfast.control.effects import Begun, Effect, Journals, Mirror, begin, read_indexes
 from mrfast.control.explain import difference, failed, unpublished
+from mrfast.control.groups import Groups
 from mrfast.control.journal_files import Journal, is_superseded
 from mrfast.control.outputs import Outputs
 from mrfast.control.scheduler import Scheduler
 from mrfast.errors import AppRefused, JobTaken, MrfastError, NotFound
 from mrfast.index import SegmentIndex
-from mrfast.model import AppInfo, InputObject, JobSpec, MapReport, Piece, ReduceReport, inter_key, out_key
+from mrfast.model import AppInfo, InputObject, JobSpec, MapReport, Piece, ReduceReport, inter_key
 from mrfast.storage import ledger, open_store
 from mrfast.storage.base import Store
 
@@ -69,6 +70,7 @@ class JobWork:
         self.begun = False
         self._mirror = Mirror(store, lambda: is_superseded(store, spec.job, self.epoch))
         self._outputs = Outputs()
+        self._groups = Groups.of(spec)
         self._unread: dict[int, MapReport] = {}  # accepted by an earlier epoch, their indexes not read yet
         self._objects: dict[int, str] = {}  # of those that an earlier job ran
         self._names: list[tuple[str, bytes]] = []  # of this job's map outputs, for later jobs
@@ -199,17 +201,13 @@ class JobWork:
         spec, app = self.spec, self.app
         assert app is not None
         self.scheduler = Scheduler(
-            len(planned),
-            spec.reduces,
-            attempts_max=spec.attempts_max,
-            epoch=self.epoch,
-            lease_s=LEASE_S,
+            len(planned), self._groups.tasks, attempts_max=spec.attempts_max, epoch=self.epoch, lease_s=LEASE_S,
             stall_s=spec.stall_s,
-        )
+        )  # fmt: skip
         if self._whole is None:
             self._note(recovery.plan_record(app, whole))
         try:
-            restored = recovery.replay(self._history, self.scheduler)
+            restored = recovery.replay(self._history, self.scheduler, self._groups)
         except MrfastError as error:
             self.fail(error)
             return
@@ -339,19 +337,20 @@ class JobWork:
         task = self._task(report.attempt)
         if task is None or self.scheduler is None or self.scheduler.task_state(*task) != "ACCEPTED":
             return
-        key = (inter_key if task[0] == "map" else out_key)(self.spec.job, report.attempt)
+        keys = self._groups.written(self.spec.job, *task, report.attempt)
         journal = self.journal
 
         def delete() -> None:
             if journal is not None:
                 journal.sync()  # else a power cut could undo the other's acceptance, and this attempt would be wanted
             if not is_superseded(self._store, self.spec.job, self.epoch):  # in the eyes of a later epoch, too
-                self._store.delete(key)
+                for key in keys:
+                    self._store.delete(key)
 
         self._effects.append(Effect("discard", delete))
 
     def _task(self, attempt: str) -> tuple[str, int] | None:
-        """("map", index) or ("reduce", partition) of an attempt's name; None if it is none of this job."""
+        """("map", index) or ("reduce", index) of an attempt's name; None if it is none of this job."""
         found = None if self.scheduler is None else self.scheduler.names.parse(attempt)
         return None if found is None or self.scheduler is None else self.scheduler.names.kind_index(found[0])
 
@@ -359,7 +358,7 @@ class JobWork:
         task = self._task(attempt)
         return task[1] if task is not None and task[0] == "map" else None
 
-    def _partition(self, attempt: str) -> int | None:
+    def _reduce_index(self, attempt: str) -> int | None:
         task = self._task(attempt)
         return task[1] if task is not None and task[0] == "reduce" else None
 
@@ -429,9 +428,9 @@ class JobWork:
         """The keys of what was accepted: a resumed job goes on from it."""
         if self.scheduler is None:
             return set()
-        job = self.spec.job
-        maps = {inter_key(job, attempt) for _, attempt, _ in self.scheduler.accepted_maps()}
-        return maps | {out_key(job, attempt) for _, attempt, _ in self.scheduler.accepted_reduces()}
+        done = {"map": self.scheduler.accepted_maps(), "reduce": self.scheduler.accepted_reduces()}
+        written = partial(self._groups.written, self.spec.job)
+        return {key for kind, tasks in done.items() for index, name, _ in tasks for key in written(kind, index, name)}
 
     def _write_failure(self, document: dict[str, Any], kept: set[str], bad_records: bytes) -> None:
         if is_superseded(self._store, self.spec.job, self.epoch):

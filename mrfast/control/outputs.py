@@ -7,6 +7,7 @@ from bisect import bisect_left
 
 import xxhash
 
+from mrfast.control.groups import run_of, singles
 from mrfast.errors import CorruptSegment, NotFound
 from mrfast.index import SegmentIndex, read_index
 from mrfast.model import MapReport, Segment
@@ -94,14 +95,14 @@ class Outputs:
         output = self._outputs.get(map_index)
         return None if output is None else output.attempt
 
-    def page(self, partition: int, since: int, limit: int) -> tuple[list[Segment], int]:
-        """At most `limit` segments of a partition from entry `since` of the log on, and the entry to go on from."""
+    def page(self, partitions: range, since: int, limit: int) -> tuple[list[Segment], int]:
+        """At most `limit` segments of neighbouring partitions from entry `since` of the log on, and where to go on."""
         segments: list[Segment] = []
         at = since
         while at < len(self._log) and len(segments) < limit:
             output = self._outputs.get(self._log[at])
             if output is not None and output.at == at:
-                segments.append(self.segment(self._log[at], partition))
+                segments.append(self.segment(self._log[at], partitions))
             at += 1
         return segments, at
 
@@ -109,11 +110,12 @@ class Outputs:
         """Whether who has read up to `since` knows an output of each of `maps` maps."""
         return since == len(self._log) and len(self._outputs) == maps
 
-    def segment(self, map_index: int, partition: int) -> Segment:
-        """One partition's segment of a map output."""
+    def segment(self, map_index: int, partitions: range) -> Segment:
+        """The segments of neighbouring partitions in a map output, as one."""
         output = self._outputs[map_index]
-        place = output.index.segment(partition)
-        return Segment(map_index, output.attempt, *place, output.index.key_kind or "", output.digest, output.object)
+        which, kind = (map_index, output.attempt), output.index.key_kind or ""
+        places = map(output.index.segment, partitions)
+        return run_of([Segment(*which, *place, kind, output.digest, output.object) for place in places])
 
     def _count(self, output: _Output, sign: int) -> None:
         records_in, records_out, bytes_in, counters = output.report
@@ -144,6 +146,10 @@ def index_at_end(store: Store, key: str, size: int, tail_bytes: int = INDEX_TAIL
 
 def is_intact(store: Store, key: str, segment: Segment) -> bool:
     """Whether the segment can be read as it was accepted: for a reduce that says it cannot."""
+    return all(_is_intact(store, key, single) for single in singles(segment))
+
+
+def _is_intact(store: Store, key: str, segment: Segment) -> bool:
     digest, done = xxhash.xxh3_64(), 0
     block = memoryview(bytearray(min(CHECK_BLOCK_BYTES, segment.length)))
     try:

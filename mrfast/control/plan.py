@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrfast.control import ranges, splits
+from mrfast.control.groups import Groups
 from mrfast.control.journal_files import BATCH_RECORDS
 from mrfast.model import InputCut, InputObject, JobSpec, Piece
 from mrfast.storage import is_remote, ledger, split_url
@@ -39,6 +40,7 @@ class Plan:
     maps: int
     maps_reused: int
     reduces: int
+    partitions_per_reduce: int
     bytes_in: int
     largest_split_bytes: int
     memory_per_reducer_bytes: int
@@ -74,6 +76,7 @@ class Plan:
             "maps": self.maps,
             "maps_reused": self.maps_reused,
             "reduces": self.reduces,
+            "partitions_per_reduce": self.partitions_per_reduce,
             "bytes_in": self.bytes_in,
             "largest_split_bytes": self.largest_split_bytes,
             "memory_per_reducer_bytes": self.memory_per_reducer_bytes,
@@ -100,8 +103,9 @@ def plan(
     tasks = splits.plan(spec.inputs, cut, spec.split_bytes)
     bytes_in = sum(piece.length for pieces in tasks for piece in pieces)
     lengths = [sum(piece.length for piece in pieces) for pieces in tasks]
-    held = min(spec.memory_bytes, GROWTH * bytes_in // spec.reduces + 1)
-    made = Plan(len(tasks), len(reused), spec.reduces, bytes_in, max(lengths, default=0), held)
+    group = spec.partitions_per_reduce
+    held = min(spec.memory_bytes, GROWTH * bytes_in * group // spec.reduces + 1)
+    made = Plan(len(tasks), len(reused), spec.reduces, group, bytes_in, max(lengths, default=0), held)
     for phase, verbs in found.items():
         for verb, columns in verbs.items():
             made.add(phase, verb, sum(columns.get(outcome, 0) for outcome in ledger.OUTCOMES))
@@ -155,6 +159,7 @@ def _tasks(
     reused: Collection[int],
 ) -> None:
     reduces, most_out = spec.reduces, 0
+    reduce_tasks = Groups.of(spec).tasks
     for number, pieces in enumerate(tasks):
         runs = number not in reused
         for piece in pieces:
@@ -175,11 +180,13 @@ def _tasks(
         if runs and reduces > INDEX_PARTITIONS and length:
             made.add("map", "GET", (0, 0, 1), f"an index of over {INDEX_PARTITIONS:,} partitions may not fit a report")
         if length:  # an empty one has no segments
-            some = length < BYTES_PER_PARTITION * reduces
+            some = length < BYTES_PER_PARTITION * reduce_tasks
             why = f"of a split with so few bytes some of the {reduces:,} segments may be empty: nobody reads those"
-            made.add("reduce", "GET", (0 if some else reduces, reduces, reduces), why)
-            if GROWTH * inflation * length // reduces > spec.memory_bytes // 4:
-                more = reduces * _blocks(GROWTH * inflation * length // reduces)
+            made.add("reduce", "GET", (0 if some else reduce_tasks, reduce_tasks, reduce_tasks), why)
+            most = GROWTH * inflation * length * spec.partitions_per_reduce // reduces
+            if most > spec.memory_bytes // 4:
+                # A large one is read by partition, in blocks of 1 MiB, or of less of a small memory.
+                more = reduces + reduce_tasks * _blocks(most, min(BLOCK_BYTES, max(1, spec.memory_bytes // 32)))
                 made.add("reduce", "GET", (0, 0, more), "a segment over a quarter of --memory is read in blocks")
     if store:
         why = f"a part over {UPLOAD_PART_BYTES >> 20} MiB goes up in parts"
@@ -189,7 +196,7 @@ def _tasks(
 def _journal(made: Plan, spec: JobSpec) -> None:
     """journal_files: an object for each batch, and a look with each whether another coordinator has the job."""
     # begin, plan and the maps; the reduces and the end.
-    batches = -(-(2 + made.maps) // BATCH_RECORDS) + -(-(spec.reduces + 1) // BATCH_RECORDS)
+    batches = -(-(2 + made.maps) // BATCH_RECORDS) + -(-(Groups.of(spec).tasks + 1) // BATCH_RECORDS)
     made.add("journal", "PUT", batches)
     made.add("journal", "GET", batches)
 

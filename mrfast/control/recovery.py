@@ -6,7 +6,7 @@ A record is one accepted event; rolled back reduces need none, since they follow
     plan    app, whole                the application, and the inputs that are not to be cut
     map     report, issued, object    an accepted map output, without its index, which stands in its object; its key is
                                       there if an earlier job wrote it
-    reduce  report, issued            an accepted part
+    reduce  report, issued            an accepted reduce: its part, or parts
     lost    map, attempt              an accepted map output that was missing or corrupt
     failed  failure, worker           a failure that counts
     skip    map, url, offset          a record that killed its process twice
@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mrfast.control.groups import Groups
 from mrfast.control.scheduler import IllegalEvent, Scheduler
 from mrfast.control.schema import BadFrame, decode, encode
 from mrfast.errors import DamagedJournal
@@ -29,7 +30,7 @@ MESSAGE_CHARS_MAX = 1000
 
 @dataclass
 class Restored:
-    """What accepted tasks gave, by map index and partition, and what is to be left out."""
+    """What accepted tasks gave, by their index, and what is to be left out."""
 
     maps: dict[int, MapReport] = field(default_factory=dict)
     objects: dict[int, str] = field(default_factory=dict)  # of those maps that earlier jobs ran
@@ -84,7 +85,7 @@ def plan_of(records: Iterable[dict[str, Any]]) -> tuple[AppInfo, set[str]] | Non
     return None
 
 
-def replay(records: list[dict[str, Any]], scheduler: Scheduler) -> Restored:
+def replay(records: list[dict[str, Any]], scheduler: Scheduler, groups: Groups) -> Restored:
     """Steps a fresh Scheduler through the records; DamagedJournal for one that cannot have been written."""
     restored, epoch = Restored(), 0
     for record in records:
@@ -101,7 +102,9 @@ def replay(records: list[dict[str, Any]], scheduler: Scheduler) -> Restored:
             elif kind == "reduce":
                 part = decode(ReduceReport, record["report"])
                 scheduler.restore("reduce", part.attempt, part.xxh3, part.table, record["issued"], epoch)
-                restored.parts[scheduler.names.index(part.attempt)] = part
+                index = scheduler.names.index(part.attempt)
+                groups.check(index, part)
+                restored.parts[index] = part
             elif kind == "lost":
                 scheduler.restore_loss(record["attempt"])
                 restored.maps.pop(int(record["map"]), None)

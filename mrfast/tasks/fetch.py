@@ -1,4 +1,7 @@
-"""The segments of one reduce: fetched as their maps are accepted, and again when a map had to run again."""
+"""The segments of one reduce: fetched as their maps are accepted, and again when a map had to run again.
+
+Those of neighbouring partitions are one run of a map object, fetched, replaced and let go of as one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import xxhash
 
 from mrfast import core
+from mrfast.control.groups import singles
 from mrfast.errors import BadRecord, CorruptSegment, NotFound
 from mrfast.index import TableDigest
 from mrfast.model import ReduceTask, Segment, inter_key
@@ -38,7 +42,7 @@ class Source(Protocol):
 
 
 class Fetched:
-    """One segment of each map, once `follow` has returned; checked, and in memory or on the local disk."""
+    """The segments of each map, once `follow` has returned; checked, and in memory or on the local disk."""
 
     def __init__(self, task: ReduceTask, store: Store, native_reduce: Any, report: Callable[[], None]):
         self.key_kind = ""
@@ -54,7 +58,7 @@ class Fetched:
         self._in_memory: dict[int, core.Buffer] = {}
         self._memory_bytes = 0
         self._on_disk: set[int] = set()
-        self._spilled: SpilledRecords | None = None
+        self._spilled: list[SpilledRecords] = []  # by partition of the task
         self._rounds: Counter[tuple[int, str]] = Counter()
         # What is on its way and what is held are within the bound together.
         self._reads = Abreast(self._bound // 4, remote=store.remote)
@@ -85,13 +89,15 @@ class Fetched:
             table.add(segment.map_index, segment.digest)
         return table.hex()
 
-    def groups(self) -> core.Grouper:
-        """A Grouper over every segment; the segments are its own from now on."""
-        if self._spilled is None:
-            return self._memory_groups()
-        if self._in_memory:
+    def groups(self, place: int = 0) -> core.Grouper:
+        """A Grouper over every segment of the task's partition at `place`; what the last one needs is its own then."""
+        if self._spilled:
             self._spill_memory()
-        return self._spilled.groups()
+            return self._spilled[place].groups()
+        groups = self._memory_groups(place)
+        if place == self._task.partitions - 1:
+            self._in_memory.clear()
+        return groups
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -146,7 +152,7 @@ class Fetched:
             self._memory_bytes -= segment.length
         elif index in self._on_disk:
             again = [self._forget(other) for other in sorted(self._on_disk - {index})]
-            self._spilled = None
+            self._spilled = []
             self._on_disk.clear()
             return again
         return []
@@ -182,13 +188,15 @@ class Fetched:
         data = core.Buffer(segment.length)
         with memoryview(data) as view:
             self._read(segment, 0, view)
-        core.check_segment(
-            data,
-            records=segment.records,
-            xxh3=segment.xxh3,
-            object=self._object(segment),
-            partition=self._task.partition,
-        )
+            for place, single in enumerate(singles(segment)):
+                begin = single.offset - segment.offset
+                core.check_segment(
+                    view[begin : begin + single.length],
+                    records=single.records,
+                    xxh3=single.xxh3,
+                    object=self._object(segment),
+                    partition=self._task.partition + place,
+                )
         return data
 
     def _keep(self, segment: Segment, data: core.Buffer) -> None:
@@ -201,23 +209,30 @@ class Fetched:
         self._hold(segment)
 
     def _to_disk(self, segment: Segment) -> None:
-        """Holds a large segment on the disk, as a run of its own."""
+        """Holds a large segment on the disk, as a run of its own; or one run for each of its partitions."""
+        from mrfast.tasks.spill import write_run
+
         self._check_keys(segment)
+        parts = list(enumerate(singles(segment)))
         try:
-            self._spill().add_segment(self._checked_blocks(segment), segment.records, segment.map_index)
+            runs = [write_run(self._checked_blocks(single, place)) for place, single in parts]
         except CorruptSegment:  # once more: the store may be right
-            self._spill().add_segment(self._checked_blocks(segment), segment.records, segment.map_index)
+            runs = [write_run(self._checked_blocks(single, place)) for place, single in parts]
+        for (place, single), run in zip(parts, runs, strict=True):
+            if single.records:
+                self._spill(place).add_segment(run, single.records, segment.map_index)
         self._on_disk.add(segment.map_index)
         self._hold(segment)
 
-    def _checked_blocks(self, segment: Segment) -> Iterator[Any]:
+    def _checked_blocks(self, segment: Segment, place: int) -> Iterator[Any]:
         """The segment's bytes in blocks, each valid until the next; raises CorruptSegment behind the last one."""
         digest = xxhash.xxh3_64()
         for _, block in self._blocks(segment):
             digest.update(block)
             yield block
         if digest.intdigest() != segment.xxh3:
-            raise CorruptSegment(self._object(segment), self._task.partition, segment.offset, "checksum mismatch")
+            partition = self._task.partition + place
+            raise CorruptSegment(self._object(segment), partition, segment.offset, "checksum mismatch")
 
     def _blocks(self, segment: Segment) -> Iterator[tuple[int, memoryview]]:
         """(position, bytes) of each block of the segment; one buffer is enough where they come one by one."""
@@ -247,23 +262,31 @@ class Fetched:
     def _object(self, segment: Segment) -> str:
         return segment.object or inter_key(self._task.job, segment.attempt)
 
-    def _memory_groups(self) -> core.Grouper:
+    def _memory_groups(self, place: int) -> core.Grouper:
         groups = core.Grouper(key_kind=self.key_kind or None, reduce=self._reduce)
         for index, data in self._in_memory.items():
-            groups.add_run(data, records=self._held[index].records, order=index)
-        self._in_memory.clear()
-        self._memory_bytes = 0
+            segment = self._held[index]
+            single = singles(segment)[place]
+            if single.records:
+                begin = single.offset - segment.offset
+                groups.add_run(memoryview(data)[begin : begin + single.length], records=single.records, order=index)
         return groups
 
     def _spill_memory(self) -> None:
-        indices = list(self._in_memory)
-        if indices:
-            self._spill().add(self._memory_groups())
-            self._on_disk.update(indices)
+        if not self._in_memory:
+            return
+        for place in range(self._task.partitions):
+            groups = self._memory_groups(place)
+            if groups.records_in:
+                self._spill(place).add(groups)
+        self._on_disk.update(self._in_memory)
+        self._in_memory.clear()
+        self._memory_bytes = 0
 
-    def _spill(self) -> SpilledRecords:
+    def _spill(self, place: int) -> SpilledRecords:
         from mrfast.tasks.spill import SpilledRecords
 
-        if self._spilled is None:
-            self._spilled = SpilledRecords(self.key_kind, self._reduce, self._bound)
-        return self._spilled
+        if not self._spilled:
+            made = range(self._task.partitions)
+            self._spilled = [SpilledRecords(self.key_kind, self._reduce, self._bound) for _ in made]
+        return self._spilled[place]

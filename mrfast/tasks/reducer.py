@@ -1,4 +1,4 @@
-"""One attempt of a reduce task: its segments of all map outputs in, one part out.
+"""One attempt of a reduce task: its segments of all map outputs in, a part for each of its partitions out.
 
 A part is sorted by key bytes because its groups are; a reduce that yields other keys than its own puts them where its
 own key is.
@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from mrfast.app import App
 from mrfast.errors import BadRecord, CorruptSegment
-from mrfast.model import Failure, Progress, ReduceReport, ReduceTask, out_key
+from mrfast.model import Failure, PartReport, Progress, ReduceReport, ReduceTask, out_key, part_object
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.fetch import CHUNK_BYTES, Fetched, Source
 from mrfast.tasks.mapper import Report, Stores
@@ -30,7 +32,7 @@ NATIVE_FORMATS = ("text", "tsv", "raw")
 def run_reduce(
     app: App, task: ReduceTask, source: Source, progress: Report, stores: Stores, turns: Turns = ALWAYS
 ) -> ReduceReport | Failure:
-    """The report of the finished attempt, or what went wrong; `source` gives the segments of its partition."""
+    """The report of the finished attempt, or what went wrong; `source` gives the segments of its partitions."""
     attempt = _ReduceAttempt(app, task, progress, stores, turns)
     try:
         return attempt.run(source)
@@ -52,24 +54,34 @@ class _ReduceAttempt:
         self._turns = turns
         self._store = stores(task.store_url)
         self.fetched = Fetched(task, self._store, app.native_reduce, self._report_fetch)
-        self._lines = 0
+        self._lines = self._records_reduced = 0
 
     def run(self, source: Source) -> ReduceReport:
-        """Fetches every segment, reduces every group, and writes the part."""
+        """Fetches every segment, reduces every group, and writes the parts."""
         self.fetched.follow(source)
-        self._turns.take()
-        task, records = self._task, self.fetched.records
-        chunks = self._computed(self._reduce() if records else iter(()))
-        # Durable before a manifest can name it.
-        size, xxh3 = upload(self._store, out_key(task.job, task.attempt), chunks, durable=True)
+        parts = [self._part(place) for place in range(self._task.partitions)]
+        only, *others = parts
         return ReduceReport(
-            attempt=task.attempt,
-            size=size,
-            xxh3=xxh3,
-            records_in=records,
-            records_out=self._lines,
+            attempt=self._task.attempt,
+            size=sum(part.size for part in parts),
+            xxh3=xxhash.xxh3_64_hexdigest("".join(part.xxh3 for part in parts).encode()) if others else only.xxh3,
+            records_in=self.fetched.records,
+            records_out=sum(part.records for part in parts),
             table=self.fetched.table(),
+            parts=tuple(parts) if others else (),
         )
+
+    def _part(self, place: int) -> PartReport:
+        task = self._task
+        self._turns.take()
+        groups = self.fetched.groups(place)
+        self._lines = 0
+        chunks = self._computed(self._reduce(groups) if groups.records_in else iter(()))
+        name = part_object(task.attempt, task.partition + place, task.partitions)
+        # Durable before a manifest can name it.
+        size, xxh3 = upload(self._store, out_key(task.job, name), chunks, durable=True)
+        self._records_reduced += groups.records_in
+        return PartReport(size, xxh3, self._lines)
 
     def _computed(self, chunks: Iterator[Any]) -> Iterator[Any]:
         """The chunks; behind the last one, the rest is the store's work."""
@@ -78,10 +90,9 @@ class _ReduceAttempt:
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
-    def _reduce(self) -> Iterator[Any]:
+    def _reduce(self, groups: core.Grouper) -> Iterator[Any]:
         """The part's buffers, each valid until the next."""
         app = self._app
-        groups = self.fetched.groups()
         self._report_reduce(groups)
         if app.native_reduce is None:
             return self._each_group(groups, app.reduce)
@@ -143,7 +154,7 @@ class _ReduceAttempt:
 
     def _report_reduce(self, groups: core.Grouper) -> None:
         size, records = self.fetched.bytes_held, self.fetched.records
-        done = size + size * groups.records_read // records
+        done = size + size * (self._records_reduced + groups.records_read) // records
         self._progress(Progress("reduce", done, 2 * size, records))
 
 

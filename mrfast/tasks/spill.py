@@ -98,9 +98,9 @@ class SpilledRecords:
         """Spills all records of a Grouper."""
         self._runs.add((write_run(group.merged(ordered=True)), group.records_in, None))
 
-    def add_segment(self, chunks: Iterable[Any], records: int, order: int) -> None:
-        """Spills a sorted segment, whose bytes the caller checks as they pass."""
-        self._runs.add((write_run(chunks), records, order))
+    def add_segment(self, run: Any, records: int, order: int) -> None:
+        """Takes a sorted segment that `write_run` has spilled, its bytes checked as they passed."""
+        self._runs.add((run, records, order))
 
     def groups(self) -> core.Grouper:
         """A Grouper over everything that was spilled."""
