@@ -17,7 +17,19 @@ from mrfast.control.schema import BadFrame, decode, encode
 from mrfast.control.wire import ErrorReply, Reply, Request, error, parse, request, response
 from mrfast.errors import CorruptSegment, MrfastError, StoreError
 from mrfast.index import SegmentIndex
-from mrfast.model import AppInfo, Failure, InputCut, MapReport, MapTask, Progress, ReduceReport, inter_key, out_key
+from mrfast.model import (
+    AppInfo,
+    Failure,
+    InputCut,
+    MapReport,
+    MapTask,
+    PartReport,
+    Progress,
+    ReduceReport,
+    inter_key,
+    out_key,
+    part_object,
+)
 from mrfast.tasks.agent import Agent
 from mrfast.tasks.failure import failure
 from mrfast.tasks.fetch import Fetched
@@ -223,10 +235,17 @@ class Slot:
         if self.stopped:
             return
         table, task = self.fetched.table(), self.task
-        lines = [f"{key} {','.join(values)}\n" for key, values in self.fetched.groups()]
-        data = "".join(lines).encode()
-        self.worker.write(out_key(task.job, task.attempt), data)
-        self.report(ReduceReport(task.attempt, len(data), xxhash.xxh3_64_hexdigest(data), 1, len(lines), table))
+        parts = []
+        for place in range(task.partitions):
+            lines = [f"{key} {','.join(values)}\n" for key, values in self.fetched.groups(place)]
+            data = "".join(lines).encode()
+            self.worker.write(
+                out_key(task.job, part_object(task.attempt, task.partition + place, task.partitions)), data
+            )
+            parts.append(PartReport(len(data), xxhash.xxh3_64_hexdigest(data), len(lines)))
+        sizes, digests, records = zip(*((part.size, part.xxh3, part.records) for part in parts), strict=True)
+        listed = tuple(parts) if len(parts) > 1 else ()
+        self.report(ReduceReport(task.attempt, sum(sizes), "".join(digests), 1, sum(records), table, parts=listed))
 
     def report(self, report: Any) -> None:
         if not self.stopped:
