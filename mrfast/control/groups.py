@@ -28,8 +28,8 @@ def partitions_per_reduce(
         return 1
     maps = sum(max(1, -(-item.size // split_bytes)) for item in inputs)
     bytes_out = sum(item.size for item in inputs) * SHARE[0] // SHARE[1]
-    partition_bytes = bytes_out // reduces + 1
-    segment_bytes = bytes_out // max(1, maps) // reduces + 1
+    partition_bytes = max(1, bytes_out // reduces)
+    segment_bytes = max(1, partition_bytes // max(1, maps))
     most = (
         reduces // max(TASKS_MIN, TASKS_PER_SLOT * slots),
         RUN_BYTES_MAX // segment_bytes,

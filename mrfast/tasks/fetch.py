@@ -213,14 +213,13 @@ class Fetched:
         from mrfast.tasks.spill import write_run
 
         self._check_keys(segment)
-        parts = list(enumerate(singles(segment)))
+        parts = [(place, single) for place, single in enumerate(singles(segment)) if single.records]
         try:
             runs = [write_run(self._checked_blocks(single, place)) for place, single in parts]
         except CorruptSegment:  # once more: the store may be right
             runs = [write_run(self._checked_blocks(single, place)) for place, single in parts]
         for (place, single), run in zip(parts, runs, strict=True):
-            if single.records:
-                self._spill(place).add_segment(run, single.records, segment.map_index)
+            self._spill(place).add_segment(run, single.records, segment.map_index)
         self._on_disk.add(segment.map_index)
         self._hold(segment)
 
