@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 import mrfast
 from mrfast import cli
-from mrfast.control import plan
+from mrfast.control import groups, plan
 from mrfast.errors import UsageError
 from mrfast.model import InputCut, InputObject, JobSpec
-from mrfast.storage import ledger, open_store
+from mrfast.storage import base, ledger, open_store
 
 TEXT = b"".join(b"the quick brown fox %d jumps over lazy dog %d\n" % (n, n * 7) for n in range(4000))
 BLOCKS = InputCut("blocks", True)
@@ -167,6 +167,31 @@ def test_plan_ledger_and_access_log_agree(
     assert planned["requests"]["by_verb"] == logged
     assert planned["cost_usd"] == result.cost_usd
     assert (planned["maps"], planned["reduces"]) == (result.totals["maps"], result.totals["reduces"])
+
+
+@pytest.mark.parametrize(("app", "memory"), [("words", 1 << 30), ("file", 1 << 30), ("lines", 1)])
+def test_one_get_brings_the_segments_of_neighbouring_partitions(
+    s3_bucket: str, access_log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, memory: int
+) -> None:
+    path = tmp_path / "app.py"
+    path.write_text(APPS[app])
+    source = put_inputs(s3_bucket, 5)
+    texts = []
+    for size in (1, 3, 7, 9):
+        monkeypatch.setattr(groups, "partitions_per_reduce", lambda *_, size=size, **__: size)
+        options: dict[str, Any] = {"reduces": 7, "memory": memory}
+        planned = mrfast.plan(path, source, store=f"s3://{s3_bucket}/store", **options)
+        result, logged = run_counted(s3_bucket, access_log, app=path, inputs=source, **options)
+        assert planned["partitions_per_reduce"] == size
+        assert result.requests["by_verb"] == planned["requests"]["by_verb"] == logged
+        assert planned["requests"]["by_phase"] == result.requests["by_phase"]
+        assert result.requests["by_phase"]["reduce"] == {"GET": 5 * -(-7 // size), "PUT": 7}
+        assert planned["cost_usd"] == result.cost_usd
+        assert [part["partition"] for part in _success(result)["parts"]] == list(range(7))
+        assert not mrfast.api.verify(result.output_url).faults
+        texts.append([base.read(open_store(result.output_url), f"mr-out-{n}") for n in range(7)])
+    assert all(each == texts[0] for each in texts)
+    assert all(texts[0])
 
 
 def test_plan_counts_what_is_uploaded_first(s3_bucket: str, access_log: Log, tmp_path: Path) -> None:

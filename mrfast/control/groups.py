@@ -86,8 +86,10 @@ class Groups:
 
 def run_of(segments: Sequence[Segment]) -> Segment:
     """Neighbouring segments of one map object as one."""
+    if len(segments) == 1:
+        return segments[0]
     held = [segment for segment in segments if segment.length]
-    if len(segments) == 1 or not held:
+    if not held:
         return segments[0]
     parts = tuple((segment.length, segment.records, segment.xxh3) for segment in segments)
     length, records = (sum(column) for column in list(zip(*parts, strict=True))[:2])
