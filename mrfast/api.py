@@ -170,6 +170,7 @@ def plan(
     *,
     store: str | os.PathLike[str] = STORE,
     output_url: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What a job would do, without doing it: its tasks, its requests by verb and phase, and dollars.
@@ -190,7 +191,7 @@ def plan(
         store=os.fspath(store),
         output_url=None if output_url is None else os.fspath(output_url),
         missing=missing,
-        slots=default_workers(),
+        slots=default_workers() if workers is None else workers,
         **JOB_DEFAULTS | options,
     )
     reused: Collection[int] = ()

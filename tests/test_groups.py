@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 from journals import MemoryJournals
 from memory_job import Job, Pages, example
 
-from mrfast import ops, storage
+import mrfast
+from mrfast import core, ops, storage
 from mrfast.app import App
 from mrfast.control import groups, messages, plan
 from mrfast.control.effects import Effect
@@ -105,6 +109,44 @@ def test_each_partition_is_in_one_task(reduces: int, size: int) -> None:
     assert all(made.partitions(task) for task in range(made.tasks))
     keys = [key for task in range(made.tasks) for key in made.written("j", "reduce", task, f"r-{task:05d}.e1.1")]
     assert len(set(keys)) == reduces
+
+
+def test_a_plan_has_the_groups_of_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "is_remote", lambda url: True)
+    app = tmp_path / "app.py"
+    app.write_text("from mrfast import ops\nmap = ops.words(letters='ascii')\nreduce = ops.sum()\n")
+    (tmp_path / "a.txt").write_text("one two three")
+    options: dict[str, Any] = {"reduces": 300, "store": str(tmp_path / "store")}
+    for workers, size in ((1, 4), (20, 3), (40, 1)):
+        planned = mrfast.plan(app, tmp_path / "a.txt", workers=workers, **options)
+        assert (planned["partitions_per_reduce"], planned["reduces"]) == (size, 300)
+    result = mrfast.run(app, tmp_path / "a.txt", workers=2, **options)
+    assert len({part["attempt"].partition(".")[0] for part in result.document["parts"]}) == 75
+    assert dict(result.records()) == {"one": "1", "two": "1", "three": "1"}
+
+
+def test_a_reduce_that_dies_between_two_parts_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "partitions_per_reduce", lambda *_, **__: 4)
+    (tmp_path / "a.txt").write_bytes(b" ".join(b"w%d" % n for n in range(400)))
+    died = tmp_path / "died"
+
+    def words(filename: str, contents: bytes) -> Any:
+        return ((word, 1) for word in contents.split())
+
+    def dies_once(key: bytes, values: Any) -> int:
+        if core.partition(key, 10) == 6 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sum(values)
+
+    store = tmp_path / "store"
+    result = mrfast.run(map=words, reduce=dies_once, inputs=tmp_path / "a.txt", store=store, reduces=10, workers=2)
+    assert died.exists()
+    assert result.document["attempts"]["failed"] == 1
+    names = [part["attempt"] for part in result.document["parts"]]
+    assert names[4:8] == [f"r-00001.e1.2.{n}" for n in (4, 5, 6, 7)]
+    assert sorted(path.name for path in store.glob("jobs/*/out/*")) == sorted(names)
+    assert sorted(dict(result.records())) == sorted(f"w{n}" for n in range(400))
 
 
 # -- runs of segments -------------------------------------------------------------------------------------------------

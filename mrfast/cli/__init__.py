@@ -66,6 +66,11 @@ def mrfast() -> None:
     """
 
 
+workers_option = click.option(
+    "-w", "--workers", envvar="MRFAST_WORKERS", type=click.IntRange(1), help="Processes.  [default: one a core]"
+)
+
+
 @mrfast.command(
     epilog="Example: mrfast run apps/wc.py books/*.txt s3://bucket/more/ -r 4 -o counts",
     options_metavar="[OPTIONS]",
@@ -73,9 +78,7 @@ def mrfast() -> None:
 @click.argument("app", required=False, metavar="APP")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and nothing else.")
-@click.option(
-    "-w", "--workers", envvar="MRFAST_WORKERS", type=click.IntRange(1), help="Processes.  [default: one a core]"
-)
+@workers_option
 @job_options
 def run(
     app: str | None,
@@ -114,6 +117,7 @@ def run(
 @mrfast.command(epilog="Example: mrfast plan apps/wc.py s3://bucket/books/ --store s3://bucket/jobs -r 100")
 @click.argument("app", metavar="APP")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@workers_option
 @job_options
 def plan(app: str, inputs: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Print what a job would do: tasks, memory, requests to S3, and what they cost.
