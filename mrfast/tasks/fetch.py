@@ -59,6 +59,7 @@ class Fetched:
         self._memory_bytes = 0
         self._on_disk: set[int] = set()
         self._spilled: list[SpilledRecords] = []  # by partition of the task
+        self._groups: Iterator[core.Grouper] | None = None
         self._rounds: Counter[tuple[int, str]] = Counter()
         # What is on its way and what is held are within the bound together.
         self._reads = Abreast(self._bound // 4, remote=store.remote)
@@ -89,15 +90,13 @@ class Fetched:
             table.add(segment.map_index, segment.digest)
         return table.hex()
 
-    def groups(self, place: int = 0) -> core.Grouper:
-        """A Grouper over every segment of the task's partition at `place`; what the last one needs is its own then."""
+    def groups(self) -> core.Grouper:
+        """A Grouper over every segment of the task's next partition; what the last one needs is its own then."""
         if self._spilled:
             self._spill_memory()
-            return self._spilled[place].groups()
-        groups = self._memory_groups(place)
-        if place == self._task.partitions - 1:
-            self._in_memory.clear()
-        return groups
+            return self._spilled.pop(0).groups()
+        self._groups = self._groups or self._memory_groups()
+        return next(self._groups)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -261,26 +260,28 @@ class Fetched:
     def _object(self, segment: Segment) -> str:
         return segment.object or inter_key(self._task.job, segment.attempt)
 
-    def _memory_groups(self, place: int) -> core.Grouper:
-        groups = core.Grouper(key_kind=self.key_kind or None, reduce=self._reduce)
-        for index, data in self._in_memory.items():
-            segment = self._held[index]
-            single = singles(segment)[place]
-            if single.records:
-                begin = single.offset - segment.offset
-                groups.add_run(memoryview(data)[begin : begin + single.length], records=single.records, order=index)
-        return groups
+    def _memory_groups(self) -> Iterator[core.Grouper]:
+        """A Grouper for each partition over what is in memory, of which nothing is held here behind the last one."""
+        begins = dict.fromkeys(self._in_memory, 0)
+        for place in range(self._task.partitions):
+            groups = core.Grouper(key_kind=self.key_kind or None, reduce=self._reduce)
+            for index, data in self._in_memory.items():
+                segment = self._held[index]
+                length, records, _ = segment.parts[place] if segment.parts else (segment.length, segment.records, 0)
+                begin = begins[index]
+                begins[index] = end = begin + length
+                if records:
+                    groups.add_run(memoryview(data)[begin:end], records=records, order=index)
+            if place == self._task.partitions - 1:
+                self._in_memory.clear()
+                self._memory_bytes = 0
+            yield groups
 
     def _spill_memory(self) -> None:
-        if not self._in_memory:
-            return
-        for place in range(self._task.partitions):
-            groups = self._memory_groups(place)
+        self._on_disk.update(self._in_memory)
+        for place, groups in enumerate(self._memory_groups() if self._in_memory else ()):
             if groups.records_in:
                 self._spill(place).add(groups)
-        self._on_disk.update(self._in_memory)
-        self._in_memory.clear()
-        self._memory_bytes = 0
 
     def _spill(self, place: int) -> SpilledRecords:
         from mrfast.tasks.spill import SpilledRecords

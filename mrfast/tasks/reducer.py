@@ -74,7 +74,7 @@ class _ReduceAttempt:
     def _part(self, place: int) -> PartReport:
         task = self._task
         self._turns.take()
-        groups = self.fetched.groups(place)
+        groups = self.fetched.groups()
         self._lines = 0
         chunks = self._computed(self._reduce(groups) if groups.records_in else iter(()))
         name = part_object(task.attempt, task.partition + place, task.partitions)

@@ -237,7 +237,7 @@ class Slot:
         table, task = self.fetched.table(), self.task
         parts = []
         for place in range(task.partitions):
-            lines = [f"{key} {','.join(values)}\n" for key, values in self.fetched.groups(place)]
+            lines = [f"{key} {','.join(values)}\n" for key, values in self.fetched.groups()]
             data = "".join(lines).encode()
             self.worker.write(
                 out_key(task.job, part_object(task.attempt, task.partition + place, task.partitions)), data
