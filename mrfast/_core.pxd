@@ -222,7 +222,7 @@ cdef extern from "_native/fields.h" nogil:
 cdef extern from "_native/drain.h" nogil:
     size_t MR_NEED_BYTES
     ctypedef struct mr_drain:
-        uint32_t partitions
+        uint32_t partitions, partition
         uint64_t *lengths
         uint64_t *counts
         uint64_t *checksums

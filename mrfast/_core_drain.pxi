@@ -51,6 +51,14 @@ cdef class Drained:
             if out.bytes.len:
                 yield out
 
+    def ended(self, first: int):
+        """The bytes of the segments from `first` on that chunks() has given out whole so far."""
+        cdef uint32_t i
+        if self.done:
+            return self.lists[0][first:]
+        partitions = range(first, self.drain.partition)
+        return [self.drain.lengths[i] for i in partitions]
+
     @property
     def body(self):
         """The segments back to back, in one buffer."""

@@ -35,6 +35,7 @@ JOB_DEFAULTS: dict[str, Any] = {
     "job": None,
     "overwrite": False,
     "reuse": False,
+    "compress_segments": None,
 }
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -113,6 +114,7 @@ def run(
     job: str | None = None,
     overwrite: bool = False,
     reuse: bool = False,
+    compress_segments: bool | None = None,
     quiet: bool = True,
 ) -> JobResult:
     """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
@@ -142,6 +144,7 @@ def run(
         job=job,
         overwrite=overwrite,
         reuse=reuse,
+        compress_segments=compress_segments,
         app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
         view=None if quiet else _view(),
     )
@@ -287,17 +290,18 @@ def make_spec(
     job: str | None,
     overwrite: bool,
     reuse: bool,
+    compress_segments: bool | None,
     app_path: str = "",
     missing: list[InputObject] | None = None,
     slots: int | None = None,
 ) -> JobSpec:
     """The checked description of a new job, its inputs found; local ones that an S3 store lacks go into `missing`.
 
-    `slots`: how many tasks will run at once, if that is known.
+    `slots`: how many tasks will run at once, if that is known. `compress_segments` None: where bytes take long.
     """
     from .control import groups
     from .control.commit import new_job_id
-    from .storage import is_remote, open_store
+    from .storage import is_near, is_remote, open_store
     from .storage.inputs import resolve
 
     if not inputs:
@@ -329,6 +333,7 @@ def make_spec(
         attempts_max=attempts_max,
         overwrite=overwrite,
         reuse=reuse,
+        compress_segments=not is_near(opened.url) if compress_segments is None else compress_segments,
         inputs=found,
         stall_s=float(stall_s),
         bad_records_max=bad_records_max,

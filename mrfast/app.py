@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mrfast import ops
+from mrfast import ops, zstd
 from mrfast.errors import AppError
 from mrfast.model import AppInfo, InputCut
 
@@ -93,7 +93,8 @@ class App:
 
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         # Workers may have the same file in different folders.
-        return AppInfo(os.path.basename(self.name), self.fingerprint, self.cut, self.output, __version__, python)
+        name, has_zstd = os.path.basename(self.name), zstd.is_available()
+        return AppInfo(name, self.fingerprint, self.cut, self.output, __version__, python, has_zstd)
 
 
 def load_app(path: str) -> App:

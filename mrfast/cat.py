@@ -120,6 +120,10 @@ def _map_object(store: Store, key: str, size: int) -> Iterator[Pair]:
         data = _range(store, key, offset, length)
         if core.xxh3_64(data) != xxh3:
             raise CorruptSegment(object_url(store, key), partition, offset, "its checksum does not match")
+        if raw := index.raw(partition):
+            from .tasks.packed import unpack
+
+            data = unpack(data, raw)
         yield from core.read_segment(data, index.key_kind)
 
 

@@ -38,8 +38,8 @@ arm64) in the environment forces one. All give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from mrfast._core import (
     COMBINING,
@@ -108,7 +108,8 @@ class Segments(Protocol):
     def checksums(self) -> list[int]: ...
     @property
     def records(self) -> int: ...
-    def chunks(self) -> Iterator[Buffer]: ...
+    def chunks(self) -> Iterator[Any]: ...
+    def ended(self, first: int) -> list[int]: ...
 
 
 def object_header(job: str, attempt: str) -> bytes:
@@ -124,8 +125,11 @@ def map_object(drained: Drained, job: str, attempt: str) -> tuple[list[bytes | B
     return buffers, index, sum(len(buffer) for buffer in buffers)
 
 
-def object_tail(segments: Segments, base: int, combine: str | None) -> tuple[bytes, bytes]:
-    """The packed index and the trailer of a map object whose first segment begins at offset `base`."""
+def object_tail(segments: Segments, base: int, combine: str | None, raws: Sequence[int] = ()) -> tuple[bytes, bytes]:
+    """The packed index and the trailer of a map object whose first segment begins at offset `base`.
+
+    `raws`: what each has uncompressed, 0 where it is not compressed.
+    """
     index = SegmentIndex(
         segments.lengths,
         segments.counts,
@@ -133,5 +137,6 @@ def object_tail(segments: Segments, base: int, combine: str | None) -> tuple[byt
         key_kind=segments.key_kind,
         base=base,
         combine=combine or "",
+        raws=raws,
     ).pack()
     return index, len(index).to_bytes(4, "little") + TRAILER_MAGIC

@@ -7,6 +7,9 @@ Pure Python, so that the coordinator can read an index without the native core. 
     entries  varint length L of a segment's bytes. L > 0: varint records, 8 bytes xxh3 (little-endian).
              L = 0: varint count of the empty partitions that begin here.
 
+If any segment is compressed the magic is "MRI2", and behind each xxh3 stands a varint of the bytes that its segment has
+uncompressed, 0 for one that is stored as it is. Checksums are of what is stored.
+
 Varints are unsigned LEB128 in their shortest form, and neighbouring runs are joined, so each index has one encoding.
 """
 
@@ -21,6 +24,7 @@ from mrfast.errors import CorruptSegment
 from mrfast.model import REDUCES_MAX
 
 MAGIC = b"MRI1"
+MAGIC_PACKED = b"MRI2"
 TRAILER_MAGIC = b"MRX1"
 TRAILER_BYTES = 8
 KEY_KINDS = (None, "str", "bytes")
@@ -32,7 +36,7 @@ _SUM_BYTES = 8
 class SegmentIndex:
     """Lengths, record counts and checksums of the R segments of one map object, with O(1) access to each."""
 
-    __slots__ = ("_digest", "_offsets", "base", "checksums", "combine", "key_kind", "records")
+    __slots__ = ("_digest", "_offsets", "base", "checksums", "combine", "key_kind", "raws", "records")
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class SegmentIndex:
         key_kind: str | None,
         base: int = 0,
         combine: str = "",
+        raws: Sequence[int] = (),
     ) -> None:
         if not 1 <= len(lengths) <= REDUCES_MAX or not len(lengths) == len(records) == len(checksums):
             raise ValueError(f"{len(lengths)} lengths, {len(records)} counts, {len(checksums)} checksums: no index")
@@ -59,10 +64,15 @@ class SegmentIndex:
             if min(length, count, checksum) < 0 or (not length and (count or checksum)):
                 raise ValueError(f"a segment of {length} bytes, {count} records and checksum {checksum}")
             offsets.append(offsets[-1] + length)
+        if not any(raws):
+            raws = ()
+        elif len(raws) != len(lengths) or any(raw and raw <= length for raw, length in zip(raws, lengths, strict=True)):
+            raise ValueError("a compressed segment that is none")
         try:
             self._offsets = array("Q", offsets)
             self.records = array("Q", records)
             self.checksums = array("Q", checksums)
+            self.raws = array("Q", raws)
         except OverflowError as error:
             raise ValueError(f"an offset, count or checksum is not in 0 .. 2^64-1: {error}") from None
 
@@ -88,6 +98,10 @@ class SegmentIndex:
         offset = self._offsets[partition]
         return offset, self._offsets[partition + 1] - offset, self.records[partition], self.checksums[partition]
 
+    def raw(self, partition: int) -> int:
+        """The bytes that a partition's segment has uncompressed; 0 if it is stored as it is."""
+        return self.raws[partition] if self.raws else 0
+
     def digest(self) -> str:
         """A name for the content: equal for two attempts of a map that gave the same segments."""
         if not self._digest:
@@ -103,7 +117,8 @@ class SegmentIndex:
     def unpack(cls, data: bytes) -> SegmentIndex:
         """The index from its bytes; ValueError if they are not exactly one packed index."""
         body = bytes(data[:-_SUM_BYTES])
-        if not body.startswith(MAGIC):
+        packed = body.startswith(MAGIC_PACKED)
+        if not packed and not body.startswith(MAGIC):
             raise ValueError("not a segment index: wrong magic")
         if xxhash.xxh3_64_intdigest(body) != int.from_bytes(data[-_SUM_BYTES:], "little"):
             raise ValueError("the segment index does not match its checksum")
@@ -120,15 +135,17 @@ class SegmentIndex:
         partitions, at = _read_varint(body, at + named)
         if not 1 <= partitions <= REDUCES_MAX:
             raise ValueError(f"a segment index of {partitions} partitions")
-        lengths, records, checksums = _read_entries(body, at, partitions)
-        index = cls(lengths, records, checksums, key_kind=KEY_KINDS[kind], base=base, combine=combine)
+        lengths, records, checksums, raws = _read_entries(body, at, partitions, packed)
+        if packed and not any(raws):
+            raise ValueError("a segment index that says of compressed segments, and has none")
+        index = cls(lengths, records, checksums, key_kind=KEY_KINDS[kind], base=base, combine=combine, raws=raws)
         # As `digest` would make it, from what is packed already: a half of what a report of 1,000 segments costs.
         index._digest = xxhash.xxh3_64_hexdigest(b"".join((body[:kind_end], _varint(0), memoryview(body)[rest:])))
         return index
 
     def _parts(self, with_base: bool) -> Iterator[bytes]:
         name = self.combine.encode()
-        yield MAGIC
+        yield MAGIC_PACKED if self.raws else MAGIC
         yield _varint(KEY_KINDS.index(self.key_kind)) + _varint(self.base if with_base else 0)
         yield _varint(len(name)) + name + _varint(self.partitions)
         empty = 0
@@ -142,6 +159,8 @@ class SegmentIndex:
                 empty = 0
             yield _varint(length) + _varint(self.records[partition])
             yield self.checksums[partition].to_bytes(8, "little")
+            if self.raws:
+                yield _varint(self.raws[partition])
         if empty:
             yield b"\0" + _varint(empty)
 
@@ -235,7 +254,10 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
-def _read_entries(body: bytes, at: int, partitions: int) -> tuple[list[int], list[int], list[int]]:
+def _read_entries(
+    body: bytes, at: int, partitions: int, packed: bool
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    raws: list[int] = []
     lengths: list[int] = []
     records: list[int] = []
     checksums: list[int] = []
@@ -250,12 +272,15 @@ def _read_entries(body: bytes, at: int, partitions: int) -> tuple[list[int], lis
             records.append(count)
             checksums.append(int.from_bytes(body[at : at + 8], "little"))
             at += 8
+            if packed:
+                raw, at = _read_varint(body, at)
+                raws.append(raw)
         else:
             if not 1 <= count <= partitions - len(lengths) or after_run:
                 raise ValueError(f"a run of {count} empty partitions where it cannot be")
-            for column in (lengths, records, checksums):
+            for column in (lengths, records, checksums, raws) if packed else (lengths, records, checksums):
                 column.extend([0] * count)
         after_run = not length
     if at != len(body):
         raise ValueError(f"{len(body) - at} bytes too many in a segment index")
-    return lengths, records, checksums
+    return lengths, records, checksums, raws

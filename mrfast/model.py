@@ -51,7 +51,10 @@ class InputCut:
 
 @dataclass(frozen=True, slots=True)
 class AppInfo:
-    """What a worker says of its app in `hello`; all workers of a job agree on every field."""
+    """What a worker says of its app in `hello`; all workers of a job agree on every field.
+
+    `zstd`: whether it can compress and read compressed segments; one that can may join a job that does without.
+    """
 
     name: str
     fingerprint: str
@@ -59,6 +62,7 @@ class AppInfo:
     output: str
     mrfast_version: str
     python_version: str
+    zstd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class JobSpec:
     keep_intermediate: bool = False
     reuse: bool = False  # of earlier jobs' map outputs; this one's are kept for later ones
     app_path: str = ""  # of a job that runs on one machine, so that it can be resumed by its name alone
+    compress_segments: bool = False  # where workers can
     partitions_per_reduce: int = 1  # of neighbouring partitions, one reduce task makes so many
 
 
@@ -96,6 +101,7 @@ class MapTask:
     memory_bytes: int
     bad_records_max: int = 0
     skip: tuple[tuple[str, int], ...] = ()  # (url, offset) of records that have killed a process
+    compress: bool = False  # the segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,9 @@ class Segment:
     """Where one partition's records of one map output lie: in `object`, if empty in `inter_key(job, attempt)`.
 
     `key_kind` is that map's "str" or "bytes", and empty for a map that emitted nothing; `digest` names that map's
-    output in the table whose digest a reduce reports. Neighbouring segments for one reduce task are one, and `parts`
-    says (length, records, xxh3) of each; its own xxh3 is then 0.
+    output in the table whose digest a reduce reports. A compressed one has `raw` bytes uncompressed, any other 0.
+    Neighbouring segments for one reduce task are one, and `parts` says (length, records, xxh3, raw) of each; its own
+    xxh3 and raw are then 0.
     """
 
     map_index: int
@@ -141,7 +148,8 @@ class Segment:
     key_kind: str = ""
     digest: str = ""
     object: str = ""
-    parts: tuple[tuple[int, int, int], ...] = ()
+    parts: tuple[tuple[int, int, int, int], ...] = ()
+    raw: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class Job:
         self.url = f"memory://job-{next(jobs)}"
         self.store = storage.open_store(self.url)
         self.memory_bytes = limits.get("memory_bytes", 1 << 30)
+        self.compress = bool(limits.get("compress", 0))
         self.progress: list[Progress] = []
         self.pieces: list[Piece] = []
         for path, data in files.items():
@@ -81,6 +82,7 @@ class Job:
             self.url,
             self.reduces,
             self.memory_bytes,
+            compress=self.compress,
         )
         return run_map(self.app, task, self.progress.append, storage.open_store)
 
@@ -93,7 +95,14 @@ class Job:
     def segments(self, reports: list[MapReport], partition: int) -> Iterator[Segment]:
         for number, report in enumerate(reports):
             index = SegmentIndex.unpack(report.index)
-            yield Segment(number, report.attempt, *index.segment(partition), index.key_kind or "", index.digest())
+            yield Segment(
+                number,
+                report.attempt,
+                *index.segment(partition),
+                index.key_kind or "",
+                index.digest(),
+                raw=index.raw(partition),
+            )
 
     def reduce(self, reports: list[MapReport], partition: int, source: Pages | None = None) -> ReduceReport | Failure:
         task = ReduceTask("j", f"{reduce_name(partition)}.1.1", partition, len(reports), self.url, self.memory_bytes)

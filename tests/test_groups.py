@@ -173,7 +173,7 @@ def test_the_largest_page_of_runs_fits_in_a_frame(size: int) -> None:
     top = (1 << 64) - 1
     segment = Segment(999_999, "m-999999.e999999.999999", top, top, top, top, "bytes", "f" * 16)
     if size > 1:
-        segment = replace(segment, parts=((top, top, top),) * size)
+        segment = replace(segment, parts=((top, top, top, top),) * size)
     page = messages.OutputsPage((segment,) * max(1, messages.SEGMENTS_PER_PAGE // size), 999_999)
     assert len(messages.dumps(page)) < FRAME_BYTES_MAX
     part = PartReport(top, "f" * 16, top)

@@ -8,7 +8,7 @@ from depth import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrfast.index import MAGIC, SegmentIndex, TableDigest
+from mrfast.index import MAGIC, MAGIC_PACKED, SegmentIndex, TableDigest
 
 U64 = st.integers(0, (1 << 64) - 1)
 segments = st.lists(
@@ -19,9 +19,11 @@ segments = st.lists(
 @st.composite
 def indexes(draw: st.DrawFn) -> SegmentIndex:
     lengths, records, checksums = zip(*draw(segments), strict=True)
+    packs = draw(st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths)))
+    raws = [length * pack + (pack > 0) if length else 0 for length, pack in zip(lengths, packs, strict=True)]
     kind = draw(st.sampled_from([None, "str", "bytes"]))
     base, combine = draw(st.integers(0, 1 << 40)), draw(st.sampled_from(["", "sum", "größte"]))
-    return SegmentIndex(lengths, records, checksums, key_kind=kind, base=base, combine=combine)
+    return SegmentIndex(lengths, records, checksums, key_kind=kind, base=base, combine=combine, raws=raws)
 
 
 def sealed(body: bytes) -> bytes:
@@ -36,6 +38,7 @@ def test_unpack_gives_back_what_was_packed(index: SegmentIndex):
     for field in ("key_kind", "base", "combine", "partitions", "end", "total_records"):
         assert getattr(again, field) == getattr(index, field)
     assert [again.segment(p) for p in range(again.partitions)] == [index.segment(p) for p in range(index.partitions)]
+    assert [again.raw(p) for p in range(again.partitions)] == [index.raw(p) for p in range(index.partitions)]
     assert again.digest() == index.digest()
 
 
@@ -68,10 +71,10 @@ def test_damaged_bytes_are_refused(index: SegmentIndex, data: st.DataObject):
         SegmentIndex.unpack(index.pack() + b"\0")
 
 
-@given(st.binary(max_size=60))
+@given(st.sampled_from([MAGIC, MAGIC_PACKED]), st.binary(max_size=60))
 @examples(500)
-def test_any_bytes_under_a_right_checksum_are_one_index_or_refused(body: bytes):
-    data = sealed(MAGIC + body)
+def test_any_bytes_under_a_right_checksum_are_one_index_or_refused(magic: bytes, body: bytes):
+    data = sealed(magic + body)
     try:
         index = SegmentIndex.unpack(data)
     except ValueError:
@@ -85,7 +88,10 @@ HEADER = MAGIC + bytes([1, 0, 0])
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"MRI2" + bytes([1, 0, 0, 1, 0, 1]), "magic"),
+        (b"MRI3" + bytes([1, 0, 0, 1, 0, 1]), "magic"),
+        (b"MRI2" + bytes([1, 0, 0, 1, 0, 1]), "has none"),
+        (b"MRI2" + bytes([1, 0, 0, 1, 9, 1]) + bytes(8) + b"\x09", "that is none"),
+        (b"MRI2" + bytes([1, 0, 0, 1, 9, 1]) + bytes(8), "inside a number"),
         (MAGIC + bytes([3, 0, 0, 1, 0, 1]), "key kind 3"),
         (MAGIC + bytes([1, 0, 65]) + bytes(70), "too long"),
         (MAGIC + bytes([1, 0, 1, 0xFF, 1, 0, 1]), "decode"),

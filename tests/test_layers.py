@@ -23,7 +23,8 @@ PLANES: dict[str, set[str]] = {
     "mrfast.interrupt": set(),
     "mrfast.core": BASE | {"mrfast._core", "mrfast.index", "mrfast.ops"},
     "mrfast.ops": BASE,
-    "mrfast.app": BASE | {"mrfast", "mrfast.core", "mrfast.ops"},  # mrfast: the version
+    "mrfast.zstd": set(),
+    "mrfast.app": BASE | {"mrfast", "mrfast.core", "mrfast.ops", "mrfast.zstd"},  # mrfast: the version
     "mrfast.storage": BASE,
     "mrfast.control": BASE | {"mrfast.index", "mrfast.storage"},
     "mrfast.tasks": BASE
@@ -35,6 +36,7 @@ PLANES: dict[str, set[str]] = {
         "mrfast.index",
         "mrfast.ops",
         "mrfast.storage",
+        "mrfast.zstd",
     },
     "mrfast.engines": BASE
     | {

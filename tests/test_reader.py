@@ -224,7 +224,7 @@ def test_quotes_inside_plain_fields_do_not_confuse() -> None:
 
 
 def zstd(data: bytes) -> bytes:
-    return bytes(inflate._zstd().compress(data))
+    return bytes(inflate.zstd().compress(data))
 
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"a.gz": gzip.compress, "a.bz2": bz2.compress, "a.ZST": zstd}
@@ -279,6 +279,6 @@ def test_without_a_zstd_module_the_error_names_the_cure(monkeypatch: pytest.Monk
     def missing() -> None:
         raise ImportError
 
-    monkeypatch.setattr(inflate, "_zstd", missing)
+    monkeypatch.setattr(inflate, "zstd", missing)
     with pytest.raises(BadInput, match=r'pip install "mrfast\[zstd\]"'):
         whole(b"x", WHOLE, "a.zst").whole()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mrfast.control.records import JobFailure
 from mrfast.errors import JobFailed, MrfastError, StoreError
 from mrfast.model import AppInfo, JobSpec
+
+
+def fits(first: AppInfo, other: AppInfo, *, compress: bool) -> bool:
+    """Whether a worker with the other app can join, or resume, the job that the first app began."""
+    return replace(other, zstd=first.zstd) == first and (other.zstd or not (compress and first.zstd))
 
 
 def difference(first: AppInfo, other: AppInfo) -> str:
@@ -13,6 +20,8 @@ def difference(first: AppInfo, other: AppInfo) -> str:
         what = f"mrfast {other.mrfast_version} is here, and the job runs {first.mrfast_version}: install that version"
     elif other.python_version != first.python_version:
         what = f"Python {other.python_version} is here, and the job runs {first.python_version}: use that version"
+    elif replace(other, zstd=first.zstd) == first:
+        what = 'zstd is not here, and the job compresses its segments: pip install "mrfast[zstd]"'
     else:
         what = (
             f"the application here is {other.name} ({other.fingerprint[:8]}), and the job's is {first.name} "

@@ -91,9 +91,9 @@ def run_of(segments: Sequence[Segment]) -> Segment:
     held = [segment for segment in segments if segment.length]
     if not held:
         return segments[0]
-    parts = tuple((segment.length, segment.records, segment.xxh3) for segment in segments)
+    parts = tuple((segment.length, segment.records, segment.xxh3, segment.raw) for segment in segments)
     length, records = (sum(column) for column in list(zip(*parts, strict=True))[:2])
-    return replace(held[0], length=length, records=records, xxh3=0, parts=parts)
+    return replace(held[0], length=length, records=records, xxh3=0, raw=0, parts=parts)
 
 
 def singles(segment: Segment) -> list[Segment]:
@@ -101,7 +101,7 @@ def singles(segment: Segment) -> list[Segment]:
     if not segment.parts:
         return [segment]
     found, offset = [], segment.offset
-    for length, records, xxh3 in segment.parts:
-        found.append(replace(segment, offset=offset, length=length, records=records, xxh3=xxh3, parts=()))
+    for length, records, xxh3, raw in segment.parts:
+        found.append(replace(segment, offset=offset, length=length, records=records, xxh3=xxh3, raw=raw, parts=()))
         offset += length
     return found

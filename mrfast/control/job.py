@@ -13,7 +13,7 @@ from typing import Any
 
 from mrfast.control import recovery
 from mrfast.control.effects import Effect
-from mrfast.control.explain import difference
+from mrfast.control.explain import difference, fits
 from mrfast.control.job_work import LEASE_S, JobWork
 from mrfast.control.journal_files import is_superseded
 from mrfast.control.outputs import index_at_end, is_intact
@@ -51,7 +51,7 @@ class JobDriver(JobWork):
         if self.app is None:
             self.app = app
             self._plan()
-        elif app != self.app:
+        elif not fits(self.app, app, compress=self.spec.compress_segments):
             raise AppRefused(difference(self.app, app))
         self._start = now if self._start is None else self._start
         self._workers[worker] = {"slots": slots, "since": now}
@@ -81,9 +81,19 @@ class JobDriver(JobWork):
             spec, name, index = self.spec, attempt.name, attempt.index
             if attempt.kind == "map":
                 pieces, bad_max, skip = self._splits[index], spec.bad_records_max, self._bad.skip(index)
+                compress = spec.compress_segments and self.app is not None and self.app.zstd
                 tasks.append(
                     MapTask(
-                        spec.job, name, index, pieces, spec.store_url, spec.reduces, spec.memory_bytes, bad_max, skip
+                        spec.job,
+                        name,
+                        index,
+                        pieces,
+                        spec.store_url,
+                        spec.reduces,
+                        spec.memory_bytes,
+                        bad_max,
+                        skip,
+                        compress,
                     )
                 )
             else:

@@ -17,7 +17,7 @@ from mrfast.control import commit, recovery, reuse, splits
 from mrfast.control.bad_records import BadRecords
 from mrfast.control.document import manifest
 from mrfast.control.effects import Begun, Effect, Journals, Mirror, begin, read_indexes
-from mrfast.control.explain import difference, failed, unpublished
+from mrfast.control.explain import difference, failed, fits, unpublished
 from mrfast.control.groups import Groups
 from mrfast.control.journal_files import Journal, is_superseded
 from mrfast.control.outputs import Outputs
@@ -165,7 +165,7 @@ class JobWork:
             self._effects.append(Effect("publish", lambda: self._publish(manifest)))
             return
         if (plan := recovery.plan_of(self._history)) is not None:
-            if self.app is not None and self.app != plan[0]:
+            if self.app is not None and not fits(plan[0], self.app, compress=self.spec.compress_segments):
                 self.fail(AppRefused(difference(plan[0], self.app)))
                 return
             self.app, self._whole = plan

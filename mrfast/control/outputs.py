@@ -25,17 +25,23 @@ class _Sparse:
 
     def __init__(self, index: SegmentIndex) -> None:
         held = [partition for partition in range(index.partitions) if index.records[partition]]
-        rows = [index.segment(partition) for partition in held]
+        rows = [(*index.segment(partition), index.raw(partition)) for partition in held]
         self.key_kind = index.key_kind
         self._partitions = array("H", held)
-        self._columns = tuple(array("Q", column) for column in zip(*rows, strict=True))
+        columns = list(zip(*rows, strict=True))
+        self._columns = tuple(array("Q", column) for column in (columns if index.raws else columns[:4]))
 
     def segment(self, partition: int) -> tuple[int, int, int, int]:
         at = bisect_left(self._partitions, partition)
         if at == len(self._partitions) or self._partitions[at] != partition:
             return 0, 0, 0, 0
-        offset, length, records, xxh3 = (column[at] for column in self._columns)
+        offset, length, records, xxh3 = (column[at] for column in self._columns[:4])
         return offset, length, records, xxh3
+
+    def raw(self, partition: int) -> int:
+        at = bisect_left(self._partitions, partition)
+        packed = len(self._columns) > 4 and at < len(self._partitions) and self._partitions[at] == partition
+        return self._columns[4][at] if packed else 0
 
 
 class _Output:
@@ -114,8 +120,8 @@ class Outputs:
         """The segments of neighbouring partitions in a map output, as one."""
         output = self._outputs[map_index]
         which, kind = (map_index, output.attempt), output.index.key_kind or ""
-        places = map(output.index.segment, partitions)
-        return run_of([Segment(*which, *place, kind, output.digest, output.object) for place in places])
+        index, rest = output.index, (kind, output.digest, output.object)
+        return run_of([Segment(*which, *index.segment(number), *rest, raw=index.raw(number)) for number in partitions])
 
     def _count(self, output: _Output, sign: int) -> None:
         records_in, records_out, bytes_in, counters = output.report

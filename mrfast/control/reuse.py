@@ -25,11 +25,11 @@ from mrfast.storage.abreast import each_of
 from mrfast.storage.base import Store, dump_json
 
 PREFIX = "reuse/"
-FORMAT = 1  # of map objects and of these names
+FORMAT = 2  # of map objects and of these names
 BATCH = 64
 NAME_BYTES_MAX = 64 << 10
-# An index has up to 14 bytes a partition where no segment is over 256 MiB, and little around them.
-TAIL_BYTES_PER_PARTITION, TAIL_BYTES = 14, 256
+# An index has up to 18 bytes a partition where no segment is over 256 MiB, and little around them.
+TAIL_BYTES_PER_PARTITION, TAIL_BYTES = 18, 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 from mrfast.errors import UsageError
 from mrfast.storage.base import ObjectInfo, Store
 
-__all__ = ["ObjectInfo", "Store", "absolute_path", "is_remote", "open_store", "scheme_of", "split_url"]
+__all__ = ["ObjectInfo", "Store", "absolute_path", "is_near", "is_remote", "open_store", "scheme_of", "split_url"]
 
 SCHEMES = ("file", "memory", "s3")
 
@@ -15,6 +15,17 @@ SCHEMES = ("file", "memory", "s3")
 def is_remote(url: str) -> bool:
     """Whether reading there begins with waiting."""
     return url.startswith("s3://")
+
+
+def is_near(url: str) -> bool:
+    """Whether bytes cost no more than a copy there: everywhere but in S3 beyond this machine."""
+    if not is_remote(url):
+        return True
+    from urllib.parse import urlsplit
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    host = urlsplit(endpoint).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def scheme_of(url: str) -> str:

@@ -114,11 +114,11 @@ class Fetched:
         for segment in wanted.values():
             if not segment.records:
                 self._hold(segment)
-            elif segment.length > self._bound // 4:
+            elif _size(segment) > self._bound // 4:
                 large.append(segment)
             else:
                 small.append(segment)
-        for segment, data in self._reads.each(small, self._load, lambda segment: segment.length):
+        for segment, data in self._reads.each(small, self._load, _size_on_its_way):
             if isinstance(data, CorruptSegment):
                 self._give_up(segment, data, source)
             else:
@@ -148,7 +148,7 @@ class Fetched:
         index = segment.map_index
         self._forget(index)
         if self._in_memory.pop(index, None) is not None:
-            self._memory_bytes -= segment.length
+            self._memory_bytes -= _size(segment)
         elif index in self._on_disk:
             again = [self._forget(other) for other in sorted(self._on_disk - {index})]
             self._spilled = []
@@ -187,24 +187,56 @@ class Fetched:
         data = core.Buffer(segment.length)
         with memoryview(data) as view:
             self._read(segment, 0, view)
+            if _size(segment) != segment.length:
+                return self._unpacked(segment, view)
             for place, single in enumerate(singles(segment)):
                 begin = single.offset - segment.offset
-                core.check_segment(
-                    view[begin : begin + single.length],
-                    records=single.records,
-                    xxh3=single.xxh3,
-                    object=self._object(segment),
-                    partition=self._task.partition + place,
-                )
+                self._check(single, place, view[begin : begin + single.length], single.xxh3)
         return data
+
+    def _unpacked(self, segment: Segment, stored: memoryview) -> core.Buffer:
+        """The bytes of segments of which some are compressed: each is decompressed once its checksum is right."""
+        from mrfast.tasks.packed import FrameError, unpack
+
+        data, end = core.Buffer(_size(segment)), 0
+        with memoryview(data) as view:
+            for place, single in enumerate(singles(segment)):
+                begin = single.offset - segment.offset
+                its = stored[begin : begin + single.length]
+                begin, end = end, end + _size(single)
+                xxh3 = single.xxh3
+                if not single.raw:
+                    view[begin:end] = its
+                elif xxhash.xxh3_64_intdigest(its) != xxh3:
+                    raise self._corrupt(single, place, "checksum mismatch")
+                else:
+                    try:
+                        view[begin:end] = unpack(its, single.raw)
+                    except FrameError as error:
+                        raise self._corrupt(single, place, str(error)) from None
+                    xxh3 = xxhash.xxh3_64_intdigest(view[begin:end])
+                self._check(single, place, view[begin:end], xxh3)
+        return data
+
+    def _check(self, single: Segment, place: int, data: memoryview, xxh3: int) -> None:
+        core.check_segment(
+            data,
+            records=single.records,
+            xxh3=xxh3,
+            object=self._object(single),
+            partition=self._task.partition + place,
+        )
+
+    def _corrupt(self, single: Segment, place: int, why: str) -> CorruptSegment:
+        return CorruptSegment(self._object(single), self._task.partition + place, single.offset, why)
 
     def _keep(self, segment: Segment, data: core.Buffer) -> None:
         """Holds the segment in memory; when there is much, all that is there goes to the disk before."""
         self._check_keys(segment)
-        if self._memory_bytes + segment.length > self._bound // 4 * 3:
+        if self._memory_bytes + _size(segment) > self._bound // 4 * 3:
             self._spill_memory()
         self._in_memory[segment.map_index] = data
-        self._memory_bytes += segment.length
+        self._memory_bytes += _size(segment)
         self._hold(segment)
 
     def _to_disk(self, segment: Segment) -> None:
@@ -224,13 +256,23 @@ class Fetched:
 
     def _checked_blocks(self, segment: Segment, place: int) -> Iterator[Any]:
         """The segment's bytes in blocks, each valid until the next; raises CorruptSegment behind the last one."""
+        if not segment.raw:
+            yield from self._stored_blocks(segment, place)
+            return
+        from mrfast.tasks.packed import FrameError, unpacked
+
+        try:
+            yield from unpacked(self._stored_blocks(segment, place), segment.raw)
+        except FrameError as error:
+            raise self._corrupt(segment, place, str(error)) from None
+
+    def _stored_blocks(self, segment: Segment, place: int) -> Iterator[memoryview]:
         digest = xxhash.xxh3_64()
         for _, block in self._blocks(segment):
             digest.update(block)
             yield block
         if digest.intdigest() != segment.xxh3:
-            partition = self._task.partition + place
-            raise CorruptSegment(self._object(segment), partition, segment.offset, "checksum mismatch")
+            raise self._corrupt(segment, place, "checksum mismatch")
 
     def _blocks(self, segment: Segment) -> Iterator[tuple[int, memoryview]]:
         """(position, bytes) of each block of the segment; one buffer is enough where they come one by one."""
@@ -267,9 +309,11 @@ class Fetched:
             groups = core.Grouper(key_kind=self.key_kind or None, reduce=self._reduce)
             for index, data in self._in_memory.items():
                 segment = self._held[index]
-                length, records, _ = segment.parts[place] if segment.parts else (segment.length, segment.records, 0)
+                length, records, raw = segment.length, segment.records, segment.raw
+                if segment.parts:
+                    length, records, _, raw = segment.parts[place]
                 begin = begins[index]
-                begins[index] = end = begin + length
+                begins[index] = end = begin + (raw or length)
                 if records:
                     groups.add_run(memoryview(data)[begin:end], records=records, order=index)
             if place == self._task.partitions - 1:
@@ -290,3 +334,16 @@ class Fetched:
             made = range(self._task.partitions)
             self._spilled = [SpilledRecords(self.key_kind, self._reduce, self._bound) for _ in made]
         return self._spilled[place]
+
+
+def _size(segment: Segment) -> int:
+    """What a segment takes in memory."""
+    if segment.parts:
+        return sum(raw or length for length, _, _, raw in segment.parts)
+    return segment.raw or segment.length
+
+
+def _size_on_its_way(segment: Segment) -> int:
+    """What fetching it takes: a compressed one is there twice."""
+    size = _size(segment)
+    return size if size == segment.length else size + segment.length

@@ -10,6 +10,7 @@ from typing import Any
 
 from mrfast.errors import BadInput
 from mrfast.storage import ledger
+from mrfast.zstd import zstd
 
 CHUNK_BYTES = 256 << 10
 BUFFERS = 4  # one that is filled, one that is used, and two between them
@@ -164,10 +165,10 @@ def _decompressor(name: str, path: str) -> tuple[Callable[[], Any], tuple[type[E
 
         return bz2.BZ2Decompressor, (OSError, ValueError)
     try:
-        zstd = _zstd()
+        module = zstd()
     except ImportError:
         raise BadInput(f'{path}: reading zstd needs a package: pip install "mrfast[zstd]"') from None
-    return zstd.ZstdDecompressor, (zstd.ZstdError,)
+    return module.ZstdDecompressor, (module.ZstdError,)
 
 
 def _zlib() -> Any:
@@ -179,12 +180,3 @@ def _zlib() -> Any:
 
         return zlib
     return isal_zlib
-
-
-def _zstd() -> Any:
-    """The standard library's zstd module (Python 3.14), or the package that brings it to older ones."""
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        from backports import zstd  # type: ignore[no-redef,unused-ignore]
-    return zstd

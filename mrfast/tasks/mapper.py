@@ -279,6 +279,11 @@ class _MapAttempt:
             segments = self._spilled
         else:
             self._turns.give()  # the rest is the store's work
+        packed = None
+        if task.compress:
+            from mrfast.tasks.packed import Packed
+
+            segments = packed = Packed(segments)
         index = b""
 
         def chunks() -> Iterator[Any]:
@@ -286,7 +291,9 @@ class _MapAttempt:
             header = object_header(task.job, task.attempt)
             yield header
             yield from segments.chunks()
-            index, trailer = object_tail(segments, len(header), self._combine_name)
+            index, trailer = object_tail(
+                segments, len(header), self._combine_name, packed.raws if packed is not None else ()
+            )
             yield index
             yield trailer
 

@@ -172,6 +172,10 @@ class SpilledSegments:
                 if offsets[order] - given_back[order] >= self._bound.release_bytes:
                     given_back[order] = _give_back(data, given_back[order], offsets[order])
 
+    def ended(self, first: int) -> list[int]:
+        """The bytes of the segments from `first` on that chunks() has given out whole so far."""
+        return self.lengths[first:]
+
     @property
     def records(self) -> int:
         """The records of all segments."""
