@@ -58,8 +58,8 @@ def main() -> None:
                     [statistics.median(column) for column in zip(*runs, strict=True)] for runs in found.values()
                 )
                 print(
-                    f"{name:20} {cap:3} MB/s: plain {plain[0]:.2f} s, CPU {plain[1]:.2f} s, {plain[2] / 1e6:.1f} MB up; "
-                    f"compressed {small[0] / plain[0]:.2f} of the time, {small[1] / plain[1]:.2f} of the CPU, "
+                    f"{name:20} {cap:3} MB/s: plain {plain[0]:.2f} s, CPU {plain[1]:.2f} s, {plain[2] / 1e6:.1f} MB up"
+                    f"; compressed {small[0] / plain[0]:.2f} of the time, {small[1] / plain[1]:.2f} of the CPU, "
                     f"{small[2] / plain[2]:.2f} of the bytes up"
                 )
 

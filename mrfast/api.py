@@ -24,6 +24,8 @@ ATTEMPTS_MAX = 4
 STALL_S = 600.0
 READ_BLOCK_BYTES = 1 << 20
 
+COMPRESSIONS = ("zst", "gz")
+
 JOB_DEFAULTS: dict[str, Any] = {
     "reduces": REDUCES,
     "split_bytes": SPLIT_BYTES,
@@ -36,6 +38,7 @@ JOB_DEFAULTS: dict[str, Any] = {
     "overwrite": False,
     "reuse": False,
     "compress_segments": None,
+    "compress": None,
 }
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -52,7 +55,8 @@ class JobResult:
     @property
     def parts(self) -> list[str]:
         """The URLs of the parts, `mr-out-0` first."""
-        names = (part_name(part["partition"]) for part in self.document["parts"])
+        compress = self.document.get("compress", "")
+        names = (part_name(part["partition"], compress) for part in self.document["parts"])
         return [f"{self.output_url.rstrip('/')}/{name}" for name in names]
 
     @property
@@ -85,7 +89,7 @@ class JobResult:
         return read_output(self.output_url, self.document)
 
     def text(self) -> str:
-        """All parts as one text."""
+        """All parts as one text, decompressed."""
         from .cat import part_blocks
 
         blocks = (bytes(block) for url in self.parts for block in part_blocks(url))
@@ -115,6 +119,7 @@ def run(
     overwrite: bool = False,
     reuse: bool = False,
     compress_segments: bool | None = None,
+    compress: str | None = None,
     quiet: bool = True,
 ) -> JobResult:
     """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
@@ -145,6 +150,7 @@ def run(
         overwrite=overwrite,
         reuse=reuse,
         compress_segments=compress_segments,
+        compress=compress,
         app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
         view=None if quiet else _view(),
     )
@@ -291,6 +297,7 @@ def make_spec(
     overwrite: bool,
     reuse: bool,
     compress_segments: bool | None,
+    compress: str | None,
     app_path: str = "",
     missing: list[InputObject] | None = None,
     slots: int | None = None,
@@ -316,6 +323,8 @@ def make_spec(
         raise UsageError(f"stall_s = {stall_s}, bad_records_max = {bad_records_max}: seconds over 0, and 0 or more")
     if reduces > REDUCES_MAX:
         raise UsageError(f"{reduces:,} reduces: 1 to {REDUCES_MAX:,} are possible")
+    if compress not in (None, *COMPRESSIONS):
+        raise UsageError(f"compress = {compress!r}: choose one of {', '.join(COMPRESSIONS)}")
     opened = open_store(store)
     job_id = new_job_id()
     found = tuple(resolve(inputs, opened, missing))
@@ -333,6 +342,7 @@ def make_spec(
         attempts_max=attempts_max,
         overwrite=overwrite,
         reuse=reuse,
+        compress=compress or "",
         compress_segments=not is_near(opened.url) if compress_segments is None else compress_segments,
         inputs=found,
         stall_s=float(stall_s),

@@ -13,6 +13,7 @@ from .errors import CorruptSegment, InputMissing, MrfastError, NotFound
 from .model import part_name
 from .storage import open_store, scheme_of, split_url
 from .storage.base import Store, object_url, read_json, stream
+from .tasks.inflate import Inflater, compression
 from .tasks.writer import formatter, parse
 
 SUCCESS_KEY = "_SUCCESS"
@@ -60,11 +61,26 @@ def read_output(url: str, document: dict[str, Any]) -> Iterator[Pair]:
 
 
 def part_blocks(url: str) -> Iterator[bytes]:
-    """The bytes of one object, a block after the other."""
+    """The bytes of one object, a block after the other; decompressed, if its name says that it is compressed."""
     root, key = split_url(url)
     store = open_store(root)
-    for block in stream(store, store.stat(key)):
-        yield bytes(block)
+    info = store.stat(key)
+    packed = compression(key)
+    if packed is None:
+        for block in stream(store, info):
+            yield bytes(block)
+        return
+    at = 0
+
+    def read(buffer: memoryview) -> int:
+        nonlocal at
+        count = store.read_into(key, at, buffer, info.etag)
+        at += count
+        return count
+
+    inflater, view = Inflater(packed, url, read), memoryview(bytearray(WRITE_BYTES))
+    while count := inflater.read_into(view):
+        yield bytes(view[:count])
 
 
 def finished_output(url: str) -> dict[str, Any] | None:
@@ -84,7 +100,7 @@ def finished_output(url: str) -> dict[str, Any] | None:
 
 
 def _names(document: dict[str, Any]) -> list[str]:
-    return [part_name(part["partition"]) for part in document["parts"]]
+    return [part_name(part["partition"], document.get("compress", "")) for part in document["parts"]]
 
 
 def _format(document: dict[str, Any]) -> tuple[str, int]:

@@ -85,6 +85,7 @@ class JobSpec:
     reuse: bool = False  # of earlier jobs' map outputs; this one's are kept for later ones
     app_path: str = ""  # of a job that runs on one machine, so that it can be resumed by its name alone
     compress_segments: bool = False  # where workers can
+    compress: str = ""  # the parts: "zst" or "gz", the ends of their names
     partitions_per_reduce: int = 1  # of neighbouring partitions, one reduce task makes so many
 
 
@@ -127,6 +128,7 @@ class ReduceTask:
     store_url: str
     memory_bytes: int
     partitions: int = 1
+    compress: str = ""  # the parts, as in JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,6 @@ def part_object(attempt: str, partition: int, partitions: int) -> str:
     return attempt if partitions == 1 else f"{attempt}.{partition}"
 
 
-def part_name(partition: int) -> str:
-    """The stable name of a part in the output folder."""
-    return f"mr-out-{partition}"
+def part_name(partition: int, compress: str = "") -> str:
+    """The stable name of a part in the output folder; that of a compressed one says so, as every tool expects."""
+    return f"mr-out-{partition}.{compress}" if compress else f"mr-out-{partition}"

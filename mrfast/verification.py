@@ -46,12 +46,17 @@ def verify(url: str) -> Verified:
         raise InputMissing(f"{url}: no output of a finished job")
     store, parts = open_store(url), document["parts"]
     with Abreast(PARTS_AT_ONCE, remote=store.remote) as reads:
-        found = [fault for _, fault in reads.each(parts, lambda part: _fault(store, part), lambda part: 1)]
+        compress = document.get("compress", "")
+
+        def check(part: dict[str, Any]) -> Fault | None:
+            return _fault(store, part, part_name(part["partition"], compress))
+
+        found = [fault for _, fault in reads.each(parts, check, lambda part: 1)]
     return Verified(len(parts), sum(part["size"] for part in parts), tuple(fault for fault in found if fault))
 
 
-def _fault(store: Store, part: dict[str, Any]) -> Fault | None:
-    name, size = part_name(part["partition"]), int(part["size"])
+def _fault(store: Store, part: dict[str, Any], name: str) -> Fault | None:
+    size = int(part["size"])
     where, done, digest = object_url(store, name), 0, xxhash.xxh3_64()
     try:
         info = store.stat(name)

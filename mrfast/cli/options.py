@@ -85,6 +85,8 @@ def job_options(command: F) -> F:
         click.option("--keep-intermediate", is_flag=True, help="Leave the map outputs when the job has ended."),
         click.option("--reuse", is_flag=True,
                      help="Do not run maps whose output an earlier job with --reuse has left; leave this job's."),
+        click.option("--compress", envvar="MRFAST_COMPRESS", type=click.Choice(api.COMPRESSIONS),
+                     help="Parts compressed, and named so: mr-out-0.zst."),
         click.option("--compress-segments/--plain-segments", default=None, envvar="MRFAST_COMPRESS_SEGMENTS",
                      help="Map outputs compressed by zstd, or not.  [default: compressed in S3, if zstd is there]"),
         click.option("--job", metavar="NAME", help="A name for the job, besides its id."),

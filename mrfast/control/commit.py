@@ -39,7 +39,7 @@ TRIES_MAX = 5  # of a conditional write whose object comes and goes
 
 _JOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_PART = re.compile(r"mr-out-(0|[1-9][0-9]*)", re.ASCII)
+_PART = re.compile(r"mr-out-(0|[1-9][0-9]*)(\.zst|\.gz)?", re.ASCII)
 
 
 def new_job_id() -> str:
@@ -237,7 +237,7 @@ def publish(
         _remove_former(spec, manifest, output)
 
     def copy(part: dict[str, Any]) -> None:
-        store.copy_to(out_key(spec.job, part["attempt"]), output, part_name(part["partition"]))
+        store.copy_to(out_key(spec.job, part["attempt"]), output, _name(manifest, part))
 
     each_of(output if output.remote else store, copy, manifest["parts"])
     _check_claim(spec, output)
@@ -261,9 +261,13 @@ def _remove_former(spec: JobSpec, manifest: dict[str, Any], output: Store) -> No
         found = read_json(output, SUCCESS_KEY)
         if not isinstance(found, dict) or found.get("job") != spec.job:
             output.delete(SUCCESS_KEY)
-    own = {part_name(part["partition"]) for part in manifest["parts"]}
+    own = {_name(manifest, part) for part in manifest["parts"]}
     for name in [name for name in _parts(output) if name not in own]:
         output.delete(name)
+
+
+def _name(manifest: dict[str, Any], part: dict[str, Any]) -> str:
+    return part_name(part["partition"], manifest.get("compress", ""))
 
 
 # The end

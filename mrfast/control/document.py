@@ -34,6 +34,7 @@ def manifest(
         "output_url": spec.output_url,
         "app": encode(app),
         "epoch": epoch,
+        "compress": spec.compress,
         "parts": [encode(part) for part in parts],
         "inputs": [encode(item) for item in spec.inputs],
         "totals": {

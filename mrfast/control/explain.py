@@ -8,6 +8,8 @@ from mrfast.control.records import JobFailure
 from mrfast.errors import JobFailed, MrfastError, StoreError
 from mrfast.model import AppInfo, JobSpec
 
+NO_ZSTD = 'zstd is not here, and the job compresses by it: pip install "mrfast[zstd]"'
+
 
 def fits(first: AppInfo, other: AppInfo, *, compress: bool) -> bool:
     """Whether a worker with the other app can join, or resume, the job that the first app began."""
@@ -21,7 +23,7 @@ def difference(first: AppInfo, other: AppInfo) -> str:
     elif other.python_version != first.python_version:
         what = f"Python {other.python_version} is here, and the job runs {first.python_version}: use that version"
     elif replace(other, zstd=first.zstd) == first:
-        what = 'zstd is not here, and the job compresses its segments: pip install "mrfast[zstd]"'
+        what = NO_ZSTD
     else:
         what = (
             f"the application here is {other.name} ({other.fingerprint[:8]}), and the job's is {first.name} "

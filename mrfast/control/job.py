@@ -13,7 +13,7 @@ from typing import Any
 
 from mrfast.control import recovery
 from mrfast.control.effects import Effect
-from mrfast.control.explain import difference, fits
+from mrfast.control.explain import NO_ZSTD, difference, fits
 from mrfast.control.job_work import LEASE_S, JobWork
 from mrfast.control.journal_files import is_superseded
 from mrfast.control.outputs import index_at_end, is_intact
@@ -48,6 +48,8 @@ class JobDriver(JobWork):
     def hello(self, worker: str, slots: int, app: AppInfo, now: float, running: tuple[str, ...] = ()) -> dict[str, Any]:
         """The job as a worker must know it; AppRefused unless its app is the one that the first worker brought."""
         self._now = now
+        if self.spec.compress == "zst" and not app.zstd:
+            raise AppRefused(NO_ZSTD)
         if self.app is None:
             self.app = app
             self._plan()
@@ -99,7 +101,11 @@ class JobDriver(JobWork):
             else:
                 maps = len(self._splits)
                 its = self._groups.partitions(index)
-                tasks.append(ReduceTask(spec.job, name, its.start, maps, spec.store_url, spec.memory_bytes, len(its)))
+                tasks.append(
+                    ReduceTask(
+                        spec.job, name, its.start, maps, spec.store_url, spec.memory_bytes, len(its), spec.compress
+                    )
+                )
         return tasks
 
     def renew(self, worker: str, attempts: dict[str, Progress], now: float) -> dict[str, str]:

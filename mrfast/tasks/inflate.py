@@ -158,7 +158,7 @@ class _Gunzip:
 def _decompressor(name: str, path: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
     """What makes a decompressor of one member, and what it raises on damaged data."""
     if name == "gzip":
-        zlib: Any = _zlib()
+        zlib: Any = gzip_module()
         return partial(_Gunzip, zlib), (zlib.error,)
     if name == "bzip2":
         import bz2
@@ -171,7 +171,7 @@ def _decompressor(name: str, path: str) -> tuple[Callable[[], Any], tuple[type[E
     return module.ZstdDecompressor, (module.ZstdError,)
 
 
-def _zlib() -> Any:
+def gzip_module() -> Any:
     """ISA-L's zlib, if the package `isal` is there: 2.5 times as fast; else the standard library's."""
     try:
         from isal import isal_zlib

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from mrfast.errors import MrfastError
+from mrfast.tasks.inflate import gzip_module
 from mrfast.zstd import zstd
 
 if TYPE_CHECKING:
@@ -65,6 +66,19 @@ def unpacked(blocks: Iterable[Any], raw: int) -> Iterator[bytes]:
         raise FrameError(str(error)) from None
     if size != raw or not decompressor.eof or decompressor.unused_data:
         raise FrameError(f"a frame gives {size:,} of {raw:,} bytes")
+
+
+def compressed(chunks: Iterable[Any], kind: str) -> Iterator[bytes]:
+    """The chunks as one "zst" frame or "gz" member, piece by piece; of none an empty one, as tools expect."""
+    if kind == "zst":
+        compressor = _zstd().ZstdCompressor(LEVEL)
+    else:
+        zlib = gzip_module()
+        compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, wbits=31)
+    for chunk in chunks:
+        if piece := compressor.compress(chunk):
+            yield piece
+    yield compressor.flush()
 
 
 class Packed:

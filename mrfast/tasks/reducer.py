@@ -76,7 +76,12 @@ class _ReduceAttempt:
         self._turns.take()
         groups = self.fetched.groups()
         self._lines = 0
-        chunks = self._computed(self._reduce(groups) if groups.records_in else iter(()))
+        chunks = self._reduce(groups) if groups.records_in else iter(())
+        if task.compress:
+            from mrfast.tasks.packed import compressed
+
+            chunks = compressed(chunks, task.compress)
+        chunks = self._computed(chunks)
         name = part_object(task.attempt, task.partition + place, task.partitions)
         # Durable before a manifest can name it.
         size, xxh3 = upload(self._store, out_key(task.job, name), chunks, durable=True)
