@@ -31,7 +31,7 @@ arm64) in the environment forces one. All give the same bytes.
 `map_object` wraps drained segments as the one object that a map task writes, and `read_index` finds them again:
 
     header   "MRFASTMAP1 <job> <attempt>" LF
-    body     the R segments back to back
+    body     the R segments back to back; one with `index.raw(p)` bytes bare is a zstd frame
     index    a packed SegmentIndex (see mrfast/index.py)
     trailer  length of the index (4 bytes, little-endian) and "MRX1"
 """
