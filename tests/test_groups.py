@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -501,3 +502,24 @@ def test_the_coordinator_looks_at_all_partitions_of_a_task(damaged: int) -> None
     scheduler = run.driver.scheduler
     assert scheduler is not None
     assert scheduler.maps_done == (2 if damaged == 0 else 1)
+
+
+def test_a_task_that_spills_has_a_file_a_run_whatever_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "CORE_MEMORY_BYTES_MIN", 1)
+    rng = random.Random(1)
+    files = {f"{n}": b"\n".join(b"%d" % rng.randrange(10**6) for _ in range(100)) for n in range(40)}
+    job = Job(example("sort"), files, reduces=32)
+    want = job.parts()
+    job.memory_bytes = 8000
+    most = 0
+    spill_memory = fetch.Fetched._spill_memory
+
+    def counting(fetched: fetch.Fetched) -> None:
+        nonlocal most
+        spill_memory(fetched)
+        most = max(most, len(os.listdir("/proc/self/fd")))
+
+    monkeypatch.setattr(fetch.Fetched, "_spill_memory", counting)
+    before = len(os.listdir("/proc/self/fd"))
+    assert Grouped(job, 32).parts() == want
+    assert 0 < most - before <= 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tempfile
 from collections.abc import Iterator
@@ -131,14 +132,44 @@ def test_spilled_records_give_the_same_groups(maps: list[Pairs], rng: random.Ran
         if len(some) == 1:
             data, _, [count], _ = at_once([maps[some[0]]], 1)
             run = spill.write_run([data[i : i + 7] for i in range(0, len(data), 7)])
-            records.add_segment(run, count, some[0])
+            records.add_segments(run, [(len(data), count)], some[0])
         else:
-            records.add(grouper(maps, some))
+            records.add([grouper(maps, some)])
     want = reference.grouped([pair for each in maps for pair in each])
     assert same([(key, list(values)) for key, values in records.groups()], want)
     everything = grouper(maps, list(range(len(maps))), ops.identity())
     pieces = list(map(bytes, records.groups().chunks("text", chunk_bytes=rng.randint(1, 200))))
     assert b"".join(pieces) == bytes(everything.write("text"))
+
+
+@examples(100)
+@given(
+    st.lists(st.lists(st.tuples(TEXT, VALUES), max_size=15), min_size=1, max_size=9),
+    st.integers(2, 4),
+    st.randoms(use_true_random=False),
+)
+def test_partitions_that_are_spilled_together_are_those_spilled_alone(
+    maps: list[Pairs], partitions: int, rng: random.Random
+) -> None:
+    together = spill.SpilledRecords("str", ops.identity(), 1 << 20, partitions)
+    alone = [spill.SpilledRecords("str", ops.identity(), 1 << 20) for _ in range(partitions)]
+    for order in rng.sample(range(len(maps)), len(maps)):
+        data, lengths, counts, checksums = at_once([maps[order]], partitions)
+        cuts = [sum(lengths[:place]) for place in range(partitions + 1)]
+        pieces = [data[begin:end] for begin, end in itertools.pairwise(cuts)]
+        if rng.random() < 0.5:
+            together.add_segments(spill.write_run([data]), list(zip(lengths, counts, strict=True)), order)
+        else:
+            groups = [core.Grouper(key_kind="str", reduce=ops.identity()) for _ in pieces]
+            for group, piece, count, checksum in zip(groups, pieces, counts, checksums, strict=True):
+                if count:
+                    group.add(piece, order=order, records=count, xxh3=checksum)
+            together.add(iter(groups))
+        for records, piece, count in zip(alone, pieces, counts, strict=True):
+            if count:
+                records.add_segments(spill.write_run([piece]), [(len(piece), count)], order)
+    for place, records in enumerate(alone):
+        assert bytes(together.groups(place).write("text")) == bytes(records.groups().write("text"))
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 1000])

@@ -58,7 +58,7 @@ class Fetched:
         self._in_memory: dict[int, core.Buffer] = {}
         self._memory_bytes = 0
         self._on_disk: set[int] = set()
-        self._spilled: list[SpilledRecords] = []  # by partition of the task
+        self._spilled: SpilledRecords | None = None
         self._groups: Iterator[core.Grouper] | None = None
         self._rounds: Counter[tuple[int, str]] = Counter()
         # What is on its way and what is held are within the bound together.
@@ -92,10 +92,12 @@ class Fetched:
 
     def groups(self) -> core.Grouper:
         """A Grouper over every segment of the task's next partition; what the last one needs is its own then."""
-        if self._spilled:
-            self._spill_memory()
-            return self._spilled.pop(0).groups()
-        self._groups = self._groups or self._memory_groups()
+        if self._groups is None:
+            if self._spilled is not None:
+                self._spill_memory()
+                self._groups = map(self._spilled.groups, range(self._task.partitions))
+            else:
+                self._groups = self._memory_groups()
         return next(self._groups)
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Fetched:
             self._memory_bytes -= _size(segment)
         elif index in self._on_disk:
             again = [self._forget(other) for other in sorted(self._on_disk - {index})]
-            self._spilled = []
+            self._spilled = None
             self._on_disk.clear()
             return again
         return []
@@ -240,22 +242,28 @@ class Fetched:
         self._hold(segment)
 
     def _to_disk(self, segment: Segment) -> None:
-        """Holds a large segment on the disk, as a run of its own; or one run for each of its partitions."""
+        """Holds a large segment on the disk, as a run of its own."""
         from mrfast.tasks.spill import write_run
 
         self._check_keys(segment)
-        parts = [(place, single) for place, single in enumerate(singles(segment)) if single.records]
+        its = list(enumerate(singles(segment)))
+
+        def write() -> Any:
+            return write_run(block for place, single in its for block in self._checked_blocks(single, place))
+
         try:
-            runs = [write_run(self._checked_blocks(single, place)) for place, single in parts]
+            run = write()
         except CorruptSegment:  # once more: the store may be right
-            runs = [write_run(self._checked_blocks(single, place)) for place, single in parts]
-        for (place, single), run in zip(parts, runs, strict=True):
-            self._spill(place).add_segment(run, single.records, segment.map_index)
+            run = write()
+        sizes = [(_size(single), single.records) for _, single in its]
+        self._spill().add_segments(run, sizes, segment.map_index)
         self._on_disk.add(segment.map_index)
         self._hold(segment)
 
     def _checked_blocks(self, segment: Segment, place: int) -> Iterator[Any]:
         """The segment's bytes in blocks, each valid until the next; raises CorruptSegment behind the last one."""
+        if not segment.length:
+            return
         if not segment.raw:
             yield from self._stored_blocks(segment, place)
             return
@@ -322,18 +330,16 @@ class Fetched:
             yield groups
 
     def _spill_memory(self) -> None:
-        self._on_disk.update(self._in_memory)
-        for place, groups in enumerate(self._memory_groups() if self._in_memory else ()):
-            if groups.records_in:
-                self._spill(place).add(groups)
+        if self._in_memory:
+            self._on_disk.update(self._in_memory)
+            self._spill().add(self._memory_groups())
 
-    def _spill(self, place: int) -> SpilledRecords:
+    def _spill(self) -> SpilledRecords:
         from mrfast.tasks.spill import SpilledRecords
 
-        if not self._spilled:
-            made = range(self._task.partitions)
-            self._spilled = [SpilledRecords(self.key_kind, self._reduce, self._bound) for _ in made]
-        return self._spilled[place]
+        if self._spilled is None:
+            self._spilled = SpilledRecords(self.key_kind, self._reduce, self._bound, self._task.partitions)
+        return self._spilled
 
 
 def _size(segment: Segment) -> int:

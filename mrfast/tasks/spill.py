@@ -86,35 +86,56 @@ def _give_back(data: Any, begin: int, end: int) -> int:
 
 
 class SpilledRecords:
-    """Records of one partition that came in any order, as runs; `groups()` is a Grouper over all of them."""
+    """Records of neighbouring partitions that came in any order, as runs; `groups` is a Grouper over all of one's.
 
-    def __init__(self, key_kind: str, reduce: Any, memory_bytes: int) -> None:
+    A run holds all partitions, one behind the other: a file for each would be more than a process may have open.
+    """
+
+    def __init__(self, key_kind: str, reduce: Any, memory_bytes: int, partitions: int = 1) -> None:
         self._key_kind = key_kind
         self._reduce = reduce
+        self._partitions = partitions
         self._bound = Bound(memory_bytes)
-        self._runs = _Levels(self._bound.runs_max, self._merged)  # of (bytes, records, order)
+        self._runs = _Levels(self._bound.runs_max, self._merged)  # of (bytes, [(length, records)], order)
 
-    def add(self, group: core.Grouper) -> None:
-        """Spills all records of a Grouper."""
-        self._runs.add((write_run(group.merged(ordered=True)), group.records_in, None))
+    def add(self, groups: Iterable[core.Grouper]) -> None:
+        """Spills all records of a Grouper for each partition."""
+        self._runs.add(self._written(groups))
 
-    def add_segment(self, run: Any, records: int, order: int) -> None:
-        """Takes a sorted segment that `write_run` has spilled, its bytes checked as they passed."""
-        self._runs.add((run, records, order))
+    def add_segments(self, run: Any, sizes: list[tuple[int, int]], order: int) -> None:
+        """Takes sorted segments that `write_run` has spilled, (length, records) each, their bytes checked before."""
+        self._runs.add((run, sizes, order))
 
-    def groups(self) -> core.Grouper:
-        """A Grouper over everything that was spilled."""
-        return self._group(self._runs.runs())
+    def groups(self, place: int = 0) -> core.Grouper:
+        """A Grouper over everything that was spilled of a partition; those before it are not needed any more."""
+        return self._group(self._runs.runs(), place)
 
-    def _group(self, runs: list[Any]) -> core.Grouper:
+    def _group(self, runs: list[Any], place: int) -> core.Grouper:
         group = core.Grouper(key_kind=self._key_kind, reduce=self._reduce)
-        for data, records, order in runs:
-            group.add_run(data, records=records, order=order, release_bytes=self._bound.release_bytes)
+        for data, sizes, order in runs:
+            begin = sum(length for length, _ in sizes[:place])
+            _give_back(data, 0, begin)  # what was too short for the merge to give its pages back
+            length, records = sizes[place]
+            if records:
+                segment, release_bytes = memoryview(data)[begin : begin + length], self._bound.release_bytes
+                group.add_run(segment, records=records, order=order, release_bytes=release_bytes)
         return group
 
+    def _written(self, groups: Iterable[core.Grouper]) -> Any:
+        sizes: list[tuple[int, int]] = []
+
+        def chunks() -> Iterator[Any]:
+            for group in groups:
+                length = 0
+                for chunk in group.merged(ordered=True):
+                    length += len(chunk)
+                    yield chunk
+                sizes.append((length, group.records_in))
+
+        return write_run(chunks()), sizes, None
+
     def _merged(self, runs: list[Any]) -> Any:
-        group = self._group(runs)
-        return write_run(group.merged(ordered=True)), group.records_in, None
+        return self._written(self._group(runs, place) for place in range(self._partitions))
 
 
 class SpilledSegments:
