@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from mrfast.control.effects import Effect
 from mrfast.control.groups import Groups, run_of, singles
 from mrfast.control.job import JobDriver
 from mrfast.control.outputs import is_intact
-from mrfast.errors import JobFailed, MrfastError
+from mrfast.errors import JobFailed, MrfastError, StoreError
 from mrfast.index import TRAILER_MAGIC, SegmentIndex, TableDigest
 from mrfast.model import (
     FRAME_BYTES_MAX,
@@ -47,7 +48,7 @@ from mrfast.model import (
     reduce_name,
 )
 from mrfast.storage import base, ledger
-from mrfast.tasks import fetch
+from mrfast.tasks import fetch, reducer
 from mrfast.tasks.reducer import run_reduce
 
 MIB = 1 << 20
@@ -523,3 +524,56 @@ def test_a_task_that_spills_has_a_file_a_run_whatever_it_makes(monkeypatch: pyte
     before = len(os.listdir("/proc/self/fd"))
     assert Grouped(job, 32).parts() == want
     assert 0 < most - before <= 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=9), min_size=1, max_size=3),
+    size=st.integers(1, 6),
+    held=st.integers(0, 30),
+)
+def test_parts_that_go_up_meanwhile_are_the_same(texts: list[list[str]], size: int, held: int) -> None:
+    files = {f"{n}": " ".join(words).encode() for n, words in enumerate(texts)}
+    want = Job(example("wc"), files, reduces=6).parts()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reducer, "PART_HELD_BYTES_MAX", held)
+        grouped = Grouped(Job(example("wc"), files, reduces=6), size)
+        patch.setattr(type(grouped.job.store), "remote", True)
+        assert grouped.parts() == want
+
+
+def test_small_parts_of_a_task_go_up_at_once_in_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = Grouped(Job(example("wc"), FILES, reduces=4), 4)
+    kind = type(grouped.job.store)
+    put, meeting = kind.put, threading.Barrier(4)
+    phases = []
+
+    def together(store: Any, key: str, *rest: Any, **options: Any) -> Any:
+        meeting.wait(60.0)
+        phases.append(ledger.phase())
+        return put(store, key, *rest, **options)
+
+    monkeypatch.setattr(kind, "remote", True)
+    monkeypatch.setattr(kind, "put", together)
+    with ledger.working("reduce"):
+        report = grouped.reduce(0)
+    assert isinstance(report, ReduceReport), report
+    assert phases == ["reduce"] * 4
+
+
+def test_a_part_that_cannot_go_up_fails_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = Grouped(Job(example("wc"), FILES, reduces=4), 4)
+    kind = type(grouped.job.store)
+    put = kind.put
+
+    def broken(store: Any, key: str, *rest: Any, **options: Any) -> Any:
+        if key.endswith(".2"):
+            raise StoreError("503 SlowDown")
+        return put(store, key, *rest, **options)
+
+    monkeypatch.setattr(kind, "remote", True)
+    monkeypatch.setattr(kind, "put", broken)
+    failed = grouped.reduce(0)
+    assert isinstance(failed, Failure)
+    assert failed.kind == "store"
+    assert "503" in failed.message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -15,6 +16,7 @@ import xxhash
 from mrfast.app import App
 from mrfast.errors import BadRecord, CorruptSegment
 from mrfast.model import Failure, PartReport, Progress, ReduceReport, ReduceTask, out_key, part_object
+from mrfast.storage.abreast import Abreast
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.fetch import CHUNK_BYTES, Fetched, Source
 from mrfast.tasks.mapper import Report, Stores
@@ -24,8 +26,13 @@ from mrfast.tasks.writer import formatter
 
 if TYPE_CHECKING:
     from mrfast import core
+    from mrfast.storage.base import Store
 
 REPORT_S = 1.0
+# Parts of one task that are held while they go up: each at most so large, or so much of the memory.
+PART_HELD_BYTES_MAX = 8 << 20
+PARTS_MEMORY_SHARE = 64
+PARTS_HELD = 8
 NATIVE_FORMATS = ("text", "tsv", "raw")
 
 
@@ -59,7 +66,7 @@ class _ReduceAttempt:
     def run(self, source: Source) -> ReduceReport:
         """Fetches every segment, reduces every group, and writes the parts."""
         self.fetched.follow(source)
-        parts = [self._part(place) for place in range(self._task.partitions)]
+        parts = self._parts()
         only, *others = parts
         return ReduceReport(
             attempt=self._task.attempt,
@@ -71,7 +78,16 @@ class _ReduceAttempt:
             parts=tuple(parts) if others else (),
         )
 
-    def _part(self, place: int) -> PartReport:
+    def _parts(self) -> list[PartReport]:
+        """One after the other is reduced; where each upload begins with waiting, small ones go up meanwhile."""
+        task = self._task
+        held_max = task.memory_bytes // PARTS_MEMORY_SHARE
+        held_max = min(PART_HELD_BYTES_MAX, held_max) if self._store.remote and task.partitions > 1 else -1
+        with Abreast(PARTS_HELD * held_max, remote=held_max >= 0) as uploads:
+            made = (self._part(place, held_max) for place in range(task.partitions))
+            return [report for _, report in uploads.each(made, lambda part: part.finish(), lambda part: part.held)]
+
+    def _part(self, place: int, held_max: int) -> _Part:
         task = self._task
         self._turns.take()
         groups = self.fetched.groups()
@@ -83,10 +99,11 @@ class _ReduceAttempt:
             chunks = compressed(chunks, task.compress)
         chunks = self._computed(chunks)
         name = part_object(task.attempt, task.partition + place, task.partitions)
-        # Durable before a manifest can name it.
-        size, xxh3 = upload(self._store, out_key(task.job, name), chunks, durable=True)
+        part = _Part(self._store, out_key(task.job, name))
+        part.take(chunks, held_max)
+        part.lines = self._lines
         self._records_reduced += groups.records_in
-        return PartReport(size, xxh3, self._lines)
+        return part
 
     def _computed(self, chunks: Iterator[Any]) -> Iterator[Any]:
         """The chunks; behind the last one, the rest is the store's work."""
@@ -161,6 +178,40 @@ class _ReduceAttempt:
         size, records = self.fetched.bytes_held, self.fetched.records
         done = size + size * (self._records_reduced + groups.records_read) // records
         self._progress(Progress("reduce", done, 2 * size, records))
+
+
+class _Part:
+    """A part on its way: a small one is held, to be uploaded in another thread; any other is there already."""
+
+    def __init__(self, store: Store, key: str):
+        self.lines = self.held = 0
+        self._store = store
+        self._key = key
+        self._data = bytearray()
+        self._uploaded: tuple[int, str] | None = None
+
+    def take(self, chunks: Iterator[Any], held_max: int) -> None:
+        """All of its bytes."""
+        if held_max >= 0:
+            held = bytearray()
+            for chunk in chunks:
+                held += chunk
+                if len(held) > held_max:
+                    break
+            else:
+                self._data, self.held = held, len(held)
+                return
+            chunks = chain((held,), chunks)
+        self._uploaded = self._upload(chunks)
+
+    def finish(self) -> PartReport:
+        """The report of the part, once it is there."""
+        size, xxh3 = self._uploaded or self._upload((self._data,))
+        self._data = bytearray()
+        return PartReport(size, xxh3, self.lines)
+
+    def _upload(self, chunks: Iterable[Any]) -> tuple[int, str]:
+        return upload(self._store, self._key, chunks, durable=True)  # before a manifest can name it
 
 
 def _checked(pair: Any) -> tuple[Any, Any]:
