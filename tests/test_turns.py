@@ -1,4 +1,4 @@
-"""A slot's second process: it reads ahead, and computes only when it has the turn."""
+"""A slot's other processes: they read ahead, and compute only when they have the turn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Gated(Bench):
         pool.send(replace(task, attempt=SECOND))
         self.next(Ready)
         assert self.next(Turn).attempt == SECOND
-        assert (pool.free, pool.free_ahead) == (0, 0)
+        assert (pool.free, pool.free_ahead) == (0, 0)  # one a slot
         return pool
 
     def open_gate(self) -> None:
@@ -64,6 +64,7 @@ def test_one_computes_and_the_other_one_waits_for_its_turn(bench: Gated) -> None
     assert phases(pool)[SECOND] == WAITING != phases(pool)[FIRST]
     bench.open_gate()
     assert bench.next(Turn).attempt == FIRST  # its turn is over before its object is written
+    assert pool.free_ahead == 1, "one writes, one computes: a third may read"
     assert bench.next(Finished).report.attempt == FIRST
     assert phases(pool)[SECOND] != WAITING
     bench.open_gate()

@@ -23,11 +23,12 @@ from ..control.wire import error_from_wire
 from ..errors import AppError, MrfastError
 from ..model import WAITING, AppInfo, Failure, MapTask, Progress, Segment
 from ..storage import ledger
+from .deaths import crash_frames, how_it_died
 from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack, to_document
 
 STDERR_TAIL_BYTES = 4096
+PLACES = 3  # of a slot in a remote store: one task reads, one computes, one writes
 READ_BYTES = 1 << 16
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Slot:
         self.task: Task | None = None
         self.ready = self.refused = False
         self.has_turn = self.wants_turn = False
+        self.has_computed = False  # the task; what is left of it is to be written
         self.progress = SharedProgress()
         self.requests = pool.pages.new()
         self.crashed_at = ""  # the application's lines of Python, innermost first, if native code crashed below them
@@ -128,7 +130,7 @@ class Slot:
     def send(self, task: Task) -> None:
         """Gives the slot its next task; it need not be ready yet."""
         assert self.task is None
-        self.task = task
+        self.task, self.has_computed = task, False
         self.progress.clear()
         if self.ready:
             self._send_task(task)
@@ -150,7 +152,7 @@ class Slot:
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         self._on_stderr()
-        self.crashed_at = _crash_frames(self._crash)
+        self.crashed_at = crash_frames(self._crash)
         os.close(self._crash)
         for source in (self._channel, self._stderr, self._exit):
             with contextlib.suppress(KeyError, ValueError):
@@ -267,7 +269,7 @@ class Slot:
 class SlotPool:
     """Up to `slots_max` slots of one application, forked when there is a task for them.
 
-    With `ahead`, a slot has a second process, for the task before or after the one that computes; see `turns`.
+    With `ahead`, a slot has two more processes, for the tasks before and after the one that computes; see `turns`.
     """
 
     def __init__(
@@ -300,9 +302,12 @@ class SlotPool:
 
     @property
     def free_ahead(self) -> int:
-        """How many more can be sent now to be read ahead, while all slots are busy."""
-        busy = sum(slot.task is not None for slot in self.slots)
-        return 2 * self.slots_max - busy if self.ahead and busy >= self.slots_max else 0
+        """How many more can be sent now to be read ahead, one for each slot, while all slots are busy."""
+        busy = [slot for slot in self.slots if slot.task is not None]
+        if not self.ahead or len(busy) < self.slots_max:
+            return 0
+        to_compute = sum(not slot.has_computed for slot in busy)
+        return max(0, min(PLACES * self.slots_max - len(busy), 2 * self.slots_max - to_compute))
 
     def start(self, count: int) -> None:
         """Forks slots until there are `count` of them, so that the application loads before its first task comes."""
@@ -329,6 +334,7 @@ class SlotPool:
     def turn_over(self, slot: Slot) -> None:
         """A slot's process does not compute any more, or is no more."""
         slot.has_turn = slot.wants_turn = False
+        slot.has_computed = True
         self._hand_out()
 
     def requests(self) -> ledger.Counts:
@@ -416,28 +422,6 @@ def write_stderr(data: bytes) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(data.decode("utf-8", "backslashreplace"))
         sys.stderr.flush()
-
-
-def how_it_died(status: int) -> str:
-    """A wait status in words."""
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"ended by itself with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    if -code == signal.SIGKILL:
-        return f"was killed ({name}): out of memory? Fewer --slots or --workers, or a smaller --split-bytes, may help"
-    return f"was killed by {name}"
-
-
-def _crash_frames(descriptor: int) -> str:
-    """The innermost frames of what faulthandler wrote, without those of mrfast."""
-    text = os.pread(descriptor, READ_BYTES, 0).decode("utf-8", "backslashreplace")
-    frames = [line for line in text.splitlines() if line.startswith("  File ")]
-    ours = (i for i, line in enumerate(frames) if line.startswith(f'  File "{_PACKAGE}'))
-    return "\n".join(frames[: next(ours, 0)])
 
 
 def _fork() -> int:

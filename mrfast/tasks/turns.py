@@ -1,7 +1,7 @@
-"""Who computes when a slot has two processes: one reads ahead or writes behind while the other one has the turn.
+"""Who computes when a slot has three processes: one reads ahead and one writes behind while the third has the turn.
 
 A task in a remote store begins with waiting for its first bytes and ends with waiting for its last ones. So each slot
-has a place for one task more than it can compute; what is handed out are turns, as many as there are slots. The parent
+has places for two tasks more than it can compute; what is handed out are turns, as many as there are slots. The parent
 hands them out: it knows at once when a process with a turn has died.
 """
 
