@@ -26,6 +26,12 @@ cdef extern from "_native/hash.h" nogil:
     uint64_t mr_xxh3_64(const uint8_t *p, size_t n)
 
 
+cdef extern from "_native/crc32c.h" nogil:
+    ctypedef uint32_t (*mr_crc32c_fn)(uint32_t crc, const uint8_t *p, size_t n) noexcept nogil
+    void mr_crc32c_init()
+    mr_crc32c_fn mr_crc32c(mr_simd simd)
+
+
 cdef extern from "_native/record.h" nogil:
     enum: MR_NULL, MR_FALSE, MR_TRUE, MR_INT, MR_FLOAT, MR_SELF, MR_BYTES, MR_STR, MR_JSON, MR_BIGINT, MR_DECIMAL, MR_STATE
     ctypedef struct mr_record:

@@ -157,6 +157,8 @@ def use_simd(level: str) -> None:
     LEVEL = <mr_simd>LEVELS[level]
 
 
+mr_crc32c_init()
+
 cdef uint64_t[2] SEED
 memcpy(SEED, PyBytes_AS_STRING(os.urandom(16)), 16)
 
@@ -263,6 +265,16 @@ def xxh3_64(data) -> int:
     with nogil:
         digest = mr_xxh3_64(<const uint8_t *>view.view.buf, <size_t>view.view.len)
     return digest
+
+
+def crc32c(data, crc: int = 0) -> int:
+    """The CRC-32C of the bytes, or of them and of what came before, whose `crc` it was: how stores check a body."""
+    cdef _Input view = _Input(data)
+    cdef uint32_t state = crc
+    cdef mr_crc32c_fn f = mr_crc32c(LEVEL)
+    with nogil:
+        state = f(state, <const uint8_t *>view.view.buf, <size_t>view.view.len)
+    return state
 
 
 def partition(key, partitions: int) -> int:

@@ -7,12 +7,15 @@ import socket
 import struct
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
+
+from mrfast import core
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 SKEW_S = 900
@@ -27,8 +30,9 @@ REFUSALS = {
     "ExpiredToken": 400,
     "RequestTimeTooSkewed": 403,
 }
-# What a retry cures. reset: before the request is looked at; lose: after it was carried out; late: 200, then an error.
-PASSING = (*list(REFUSALS)[:7], "reset", "lose", "cut", "late")
+# What a retry cures. reset: before the request is looked at; lose: after it was carried out; late: 200, then an error;
+# flip: a byte of what is put is another one on arrival.
+PASSING = (*list(REFUSALS)[:7], "reset", "lose", "cut", "late", "flip")
 
 Choose = Callable[[int, str, dict[str, str]], str]  # (number, verb, headers) -> what goes wrong, or ""
 
@@ -42,6 +46,8 @@ class FaultyS3:
         self.clock_offset_s = clock_offset_s
         self.log: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.message = ""
+        self.checked = 0  # bodies whose checksum was looked at, as an honest store does
         self._lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -86,10 +92,15 @@ class FaultyS3:
             return False
         late = fault == "late" and (method == "POST" or "x-amz-copy-source" in headers)
         if fault in REFUSALS or late:
-            status, code = REFUSALS.get(fault, 200), "InternalError" if late else fault
-            said = b"" if method == "HEAD" else f"<Error><Code>{code}</Code><RequestId>R-7</RequestId></Error>".encode()
-            connection.sendall(self._head(status, {"x-amz-request-id": "R-7", "Content-Length": str(len(said))}) + said)
+            self._refuse(connection, REFUSALS.get(fault, 200), "InternalError" if late else fault, method)
             return True
+        if fault == "flip" and method == "PUT" and body:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if "x-amz-checksum-crc32c" in headers and method == "PUT":
+            self.checked += 1
+            if headers["x-amz-checksum-crc32c"] != b64encode(core.crc32c(body).to_bytes(4, "big")).decode():
+                self._refuse(connection, 400, "BadDigest", method)
+                return True
         inner = HTTPConnection(self._behind)
         inner.request(method, target, body, {**headers, "connection": "close"})
         answer = inner.getresponse()
@@ -108,6 +119,16 @@ class FaultyS3:
         if broken and fault == "stall":
             connection.recv(1)  # until the client has had enough
         return not broken
+
+    def _refuse(self, connection: socket.socket, status: int, code: str, method: str) -> None:
+        said = (
+            b""
+            if method == "HEAD"
+            else (
+                f"<Error><Code>{code}</Code><Message>{self.message}</Message><RequestId>R-7</RequestId></Error>".encode()
+            )
+        )
+        connection.sendall(self._head(status, {"x-amz-request-id": "R-7", "Content-Length": str(len(said))}) + said)
 
     def _head(self, status: int, headers: dict[str, str]) -> bytes:
         date = formatdate(time.time() + self.clock_offset_s, usegmt=True)

@@ -41,6 +41,16 @@ def xxh3_64(data: str | bytes) -> int:
     return int(xxhash.xxh3_64_intdigest(key_bytes(data)))
 
 
+def crc32c(data: bytes) -> int:
+    """The Castagnoli CRC, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def partition(key: str | bytes, partitions: int) -> int:
     """The hash contract."""
     return xxh3_64(key) % partitions

@@ -1,8 +1,9 @@
-"""The hash contract: XXH3-64 bit for bit as PyPI's xxhash gives it, and the partition made of it."""
+"""The hash contract: XXH3-64 bit for bit as PyPI's xxhash gives it, and the partition made of it; CRC-32C."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import reference
@@ -62,3 +63,24 @@ def test_wrong_arguments_are_refused() -> None:
     for partitions in (0, -1, 65_536):
         with pytest.raises(ValueError, match="1 to 65535"):
             core.partition("key", partitions)
+
+
+@pytest.fixture(params=core.SIMD_LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    core.use_simd(request.param)
+    yield request.param
+    core.use_simd(core.SIMD)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 15, 16, 17, 24_575, 24_576, 24_577, 49_152, 73_729])
+def test_crc32c_around_its_blocks(level: str, length: int) -> None:
+    data = random.Random(length).randbytes(length)
+    assert core.crc32c(data) == reference.crc32c(data)
+
+
+def test_crc32c_of_pieces_is_that_of_the_whole(level: str) -> None:
+    assert core.crc32c(b"123456789") == 0xE3069283  # the published check value
+    data = random.Random(3).randbytes(60_000)
+    whole = core.crc32c(data)
+    for cut in (0, 1, 8, 24_576, 30_001, 60_000):
+        assert core.crc32c(memoryview(data)[cut:], core.crc32c(data[:cut])) == whole

@@ -26,6 +26,7 @@ PLANES: dict[str, set[str]] = {
     "mrfast.zstd": set(),
     "mrfast.app": BASE | {"mrfast", "mrfast.core", "mrfast.ops", "mrfast.zstd"},  # mrfast: the version
     "mrfast.storage": BASE,
+    "mrfast.storage.s3": BASE | {"mrfast.core", "mrfast.storage"},  # core: the CRC of a body
     "mrfast.control": BASE | {"mrfast.index", "mrfast.storage"},
     "mrfast.tasks": BASE
     | {

@@ -26,8 +26,8 @@ KEYS = ["k", "a/b c%20+ä\n€", "~x/-._", "a=b&c?d#e", "k" * 200]
 ASKED: list[tuple[str, dict[str, Any]]] = [
     ("get_object", {"Range": "bytes=5-9", "IfMatch": '"e"'}),
     ("head_object", {}),
-    ("put_object", {"IfNoneMatch": "*"}),
-    ("upload_part", {"UploadId": "a/b+c=", "PartNumber": 7}),
+    ("put_object", {"IfNoneMatch": "*", "ChecksumCRC32C": "AAAAAA=="}),
+    ("upload_part", {"UploadId": "a/b+c=", "PartNumber": 7, "ChecksumCRC32C": "AAAAAA=="}),
     ("delete_object", {}),
 ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_s3 import PASSING, Choose, FaultyS3, faulty_s3
+from faulty_s3 import PASSING, REFUSALS, Choose, FaultyS3, faulty_s3
 
 from mrfast.errors import AlreadyExists, PreconditionFailed, StoreError
 from mrfast.storage import Store, base, ledger, open_store
@@ -292,3 +292,42 @@ def test_a_store_with_conditions_is_left_in_peace(
     assert capfd.readouterr().err == ""
     assert by_verb(book) == dict(server.log) == {"PUT": 4, "DELETE": 2}
     assert list(open_store(f"s3://{s3_bucket}").list()) == []
+
+
+@pytest.mark.parametrize("part_bytes", [64 << 20, 5 << 20])
+def test_a_byte_flipped_on_its_way_up_is_sent_again(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    monkeypatch.setattr("mrfast.storage.s3.SINGLE_PUT_BYTES", part_bytes)
+    monkeypatch.setattr("mrfast.storage.s3.PART_BYTES", part_bytes)
+    flips = iter(["flip", "", "flip", "flip", ""])
+    server = faulty(lambda number, verb, _: next(flips, "") if verb == "PUT" else "")
+    store = open_store(f"s3://{s3_bucket}")
+    data = os.urandom(6 << 20)
+    info = store.put("k", [data[:7], data[7:]])
+    assert base.read(store, "k") == data and info == store.stat("k")
+    assert server.checked == server.log["PUT"] == (2 if part_bytes > len(data) else 5)
+    assert by_verb(book) == dict(server.log)
+    server.choose = lambda number, verb, _: "flip" if verb == "PUT" else ""
+    before = server.log["PUT"]
+    with pytest.raises(StoreError, match=rf"not what was sent: BadDigest.*s3://{s3_bucket}/k, request R-7.*memory"):
+        store.put("k", data)
+    assert server.log["PUT"] - before == 8
+    assert base.read(store, "k") == data
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_store_that_refuses_checksums_gets_none(
+    s3_bucket: str, faulty: Served, monkeypatch: pytest.MonkeyPatch, parts: bool
+) -> None:
+    monkeypatch.setitem(REFUSALS, "NotImplemented", 501)
+    monkeypatch.setattr("mrfast.storage.s3.SINGLE_PUT_BYTES", 5 << 20)
+    monkeypatch.setattr("mrfast.storage.s3.PART_BYTES", 5 << 20)
+    server = faulty(lambda number, verb, headers: "NotImplemented" * ("x-amz-checksum-crc32c" in headers))
+    server.message = "x-amz-checksum-crc32c is a header that implies what is not implemented"
+    store = open_store(f"s3://{s3_bucket}")
+    store.put("first", b"x")
+    data = os.urandom(6 << 20 if parts else 100)
+    assert store.put("k", data).size == len(data)
+    assert base.read(store, "k") == data
+    assert server.faults == {"NotImplemented": 1}

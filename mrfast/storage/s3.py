@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -15,6 +16,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from mrfast.core import crc32c
 from mrfast.errors import AlreadyExists, MrfastError, NotFound, PreconditionFailed, StoreError
 from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, join, read, shown
 from mrfast.storage.s3_client import Answer, S3Client
@@ -31,6 +33,7 @@ COPY_PART_BYTES = 1 << 30
 KEY_BYTES_MAX = 1024
 JOINED_BYTES = 64 << 10
 PROBES = "mrfast-probe-"
+CHECKSUM = "ChecksumCRC32C"
 
 # ValueError is what botocore says to an endpoint that is not a URL.
 _NOT_IMPLEMENTED = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
@@ -304,12 +307,17 @@ class S3Store:
     def _put_whole(self, key: str, body: Sequence[memoryview], **condition: str) -> ObjectInfo:
         patience = Patience()
         try:
-            answer = self._ask("put_object", check_key(key), body, patience, **condition)
+            answer = self._ask("put_object", check_key(key), body, patience, **self._sums(body), **condition)
         except PreconditionFailed as error:
             if not patience.unsure:
                 raise
             return self._own_success(key, b"".join(body), error)
         return ObjectInfo(key, sum(map(len, body)), answer.etag)
+
+    def _sums(self, body: Sequence[memoryview]) -> dict[str, Any]:
+        """What lets the store see whether the body arrives as it is; nothing for a store that refuses to be told."""
+        with self._translated("connect", None):
+            return {CHECKSUM: checksum(body)} if self._connect().checksums else {}
 
     def _own_success(self, key: str, body: bytes, refused: PreconditionFailed) -> ObjectInfo:
         """The object, if it is what we sent: the first try did write it, and only its answer was lost."""
@@ -320,7 +328,7 @@ class S3Store:
 
     def _put_parts(self, key: str, pieces: Iterator[memoryview], flows: bool) -> ObjectInfo:
         size = 0
-        with _Multipart(self, key) as upload:
+        with _Multipart(self, key, **self._sums(())) as upload:
             part: list[memoryview] = []
             room = upload.part_bytes
             for piece in pieces:
@@ -339,15 +347,16 @@ class S3Store:
 class _Multipart:
     """A multipart upload: completed at the end of its `with` block, aborted if that raises."""
 
-    def __init__(self, store: S3Store, key: str) -> None:
+    def __init__(self, store: S3Store, key: str, **sums: str) -> None:
         self._store, self._key = store, key
+        self._begins = {"ChecksumAlgorithm": "CRC32C"} if sums else {}
         self._parts: list[dict[str, Any]] = []
         self._id = ""
         self._size = 0
         self.etag = ""
 
     def __enter__(self) -> _Multipart:
-        self._id = self._store._call("create_multipart_upload", self._key)["UploadId"]
+        self._id = self._store._call("create_multipart_upload", self._key, **self._begins)["UploadId"]
         return self
 
     @property
@@ -358,8 +367,9 @@ class _Multipart:
     def add(self, body: Sequence[memoryview]) -> int:
         """The length of the body, which is uploaded as the next part."""
         number = len(self._parts) + 1
-        answer = self._store._ask("upload_part", self._key, body, UploadId=self._id, PartNumber=number)
-        self._parts.append({"PartNumber": number, "ETag": f'"{answer.etag}"'})
+        sums = self._store._sums(body) if self._begins else {}
+        answer = self._store._ask("upload_part", self._key, body, UploadId=self._id, PartNumber=number, **sums)
+        self._parts.append({"PartNumber": number, "ETag": f'"{answer.etag}"', **sums})
         size = sum(map(len, body))
         self._size += size
         return size
@@ -396,6 +406,14 @@ class _Multipart:
             self._store._call("abort_multipart_upload", self._key, UploadId=self._id)
         except StoreError:
             return
+
+
+def checksum(body: Sequence[memoryview]) -> str:
+    """The CRC-32C of the body as S3 writes it."""
+    crc = 0
+    for piece in body:
+        crc = crc32c(piece, crc)
+    return b64encode(crc.to_bytes(4, "big")).decode()
 
 
 def _is_unicode(text: str) -> bool:

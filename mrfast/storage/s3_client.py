@@ -28,6 +28,7 @@ from botocore.utils import get_environ_proxies
 from mrfast.storage.s3_http import Broken, Http, Reply, Unreachable, proxies_of
 from mrfast.storage.s3_retry import (
     AGAIN,
+    DAMAGED,
     ELSEWHERE,
     EXPIRED,
     FAILED,
@@ -49,7 +50,12 @@ _METHODS = {
     "upload_part": "PUT",
     "delete_object": "DELETE",
 }
-_HEADERS = {"Range": "range", "IfMatch": "if-match", "IfNoneMatch": "if-none-match"}
+_HEADERS = {
+    "Range": "range",
+    "IfMatch": "if-match",
+    "IfNoneMatch": "if-none-match",
+    "ChecksumCRC32C": "x-amz-checksum-crc32c",
+}
 _QUERY = {"PartNumber": "partNumber", "UploadId": "uploadId"}
 _SIGNATURE = re.compile(
     r"AWS4-HMAC-SHA256 Credential=.+/\d{8}/([^/]+)/([^/]+)/aws4_request, SignedHeaders=([^,]+), Signature=.*"
@@ -124,6 +130,7 @@ class S3Client:
         self._signers: dict[tuple[str, str], Signer] = {}
         self._places: dict[str, Request | None] = {}
         self._reached = False
+        self.checksums = True  # whether the store lets itself be told them
         self.conditions: dict[str, bool] = {}  # which of the buckets that were asked honour If-None-Match
         proxies = proxies_of(get_environ_proxies(self.endpoint))
         context = None
@@ -151,6 +158,10 @@ class S3Client:
             try:
                 return self.exchange(request, patience)
             except Refused as error:
+                if "ChecksumCRC32C" in params and _knows_no_checksums(error):
+                    del params["ChecksumCRC32C"]
+                    self.checksums = False
+                    continue
                 if not self._is_elsewhere(error, request) or not patience.cure("region"):
                     raise
                 # botocore finds out where the bucket is, and remembers it.
@@ -310,7 +321,7 @@ class S3Client:
         if error.status in THROTTLED:
             patience.unsure |= error.code != "SlowDown"
             return patience.again(throttled=True)
-        if error.status in FAILED or error.code in AGAIN:
+        if error.status in FAILED or error.code in AGAIN or error.code in DAMAGED:
             patience.unsure |= error.status in FAILED
             return patience.again()
         if error.code == SKEWED or (bare and error.status == 403):
@@ -349,6 +360,10 @@ def _verb_of(method: str, headers: Mapping[str, str], query: str) -> str:
 def _hides_an_error(request: Request, answer: Whole) -> bool:
     """Copies and completions say 200 while they still work, and may end with an error nevertheless."""
     return answer.status == 200 and request.verb in ("COPY", "POST") and b"<Error>" in answer.body[:1024]
+
+
+def _knows_no_checksums(error: Refused) -> bool:
+    return error.code == "NotImplemented" and "checksum" in str(error).lower()
 
 
 def _offset_s(date: str) -> float:

@@ -17,6 +17,7 @@ _BAD_CREDENTIALS = (
 )
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _BUSY = ("SlowDown", "ServiceUnavailable", "503", "InternalError", "500", "RequestTimeout", "Throttling")
+_DAMAGED = ("BadDigest", "XAmzContentChecksumMismatch")
 _UNREACHABLE = (
     "EndpointConnectionError",
     "ConnectTimeoutError",
@@ -74,6 +75,11 @@ def translate(error: Exception, call: str, bucket: str, key: str | None, endpoin
         return StoreError(f"the AWS login does not work: {_text(error)} ({said}); log in again, or check AWS_PROFILE")
     if code in ("400", "BadRequest"):
         return StoreError(f"S3 refused {said} without a reason; most often the session token has expired: log in again")
+    if code in _DAMAGED:
+        return StoreError(
+            f"what arrived at S3 at {endpoint} was not what was sent: {code}: {_text(error)} ({said}); check the"
+            " network and this machine's memory"
+        )
     if code == "RequestTimeTooSkewed":
         return StoreError(f"this machine's clock is wrong, S3 refuses its requests ({said}); set the clock")
     if code in _OTHER_REGION:

@@ -18,6 +18,8 @@ BACKOFF_S_MAX = 5.0
 THROTTLED = 429, 503
 FAILED = 500, 502, 504
 AGAIN = ("RequestTimeout", "ConditionalRequestConflict", "OperationAborted")
+# What arrived is not what was sent.
+DAMAGED = ("BadDigest", "XAmzContentChecksumMismatch")
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 ELSEWHERE = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed")
 SKEWED = "RequestTimeTooSkewed"

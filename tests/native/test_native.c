@@ -1,6 +1,7 @@
 /* The kernels by themselves, under sanitizers: random inputs from a fixed seed, each held against naive C.
  * Usage: test_native [rounds]. Prints the first difference and exits 1. */
 #include "../../mrfast/_native/batch.h"
+#include "../../mrfast/_native/crc32c.h"
 #include "../../mrfast/_native/drain.h"
 #include "../../mrfast/_native/format.h"
 #include "../../mrfast/_native/reduce.h"
@@ -63,6 +64,33 @@ static void test_hash(void) {
         for (size_t k = 0; k < hashes[i].len; k++) p[k] = (uint8_t)(k * 131 + 7);
         uint8_t *q = exact(p, hashes[i].len);
         CHECK(mr_xxh3_64(q, hashes[i].len) == hashes[i].digest);
+        free(p);
+        free(q);
+    }
+}
+
+/* Bit by bit, over two pieces at a time as a caller may hand them over. */
+static void test_crc32c(void) {
+    static const size_t lengths[] = {0, 1, 7, 8, 9, 63, 4096, 24575, 24576, 24577, 49152, 60001};
+    mr_crc32c_init();
+    CHECK(mr_crc32c_scalar(0, (const uint8_t *)"123456789", 9) == 0xe3069283u);
+    for (size_t k = 0; k < sizeof lengths / sizeof *lengths; k++) {
+        size_t n = lengths[k], cut = n / 3;
+        uint8_t *p = (uint8_t *)malloc(n + 1);
+        uint32_t right = ~0u;
+        CHECK(p);
+        for (size_t i = 0; i < n; i++) {
+            p[i] = (uint8_t)(i * 131 + (i >> 8) + 7);
+            right ^= p[i];
+            for (int bit = 0; bit < 8; bit++) right = (right >> 1) ^ (right & 1 ? 0x82f63b78u : 0);
+        }
+        uint8_t *q = exact(p, n);
+        for (int simd = MR_SIMD_SCALAR; simd <= MR_SIMD_AVX512; simd++) {
+            if (!mr_simd_runs((mr_simd)simd)) continue;
+            mr_crc32c_fn f = mr_crc32c((mr_simd)simd);
+            CHECK(f(0, q, n) == ~right);
+            CHECK(f(f(0, q, cut), q + cut, n - cut) == ~right);
+        }
         free(p);
         free(q);
     }
@@ -480,6 +508,7 @@ static void test_escapes(size_t rounds) {
 int main(int argc, char **argv) {
     size_t rounds = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : 300;
     test_hash();
+    test_crc32c();
     test_tokens(rounds * 4);
     test_records(rounds * 10);
     test_sort(rounds / 10 + 1);
