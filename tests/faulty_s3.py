@@ -37,6 +37,17 @@ PASSING = (*list(REFUSALS)[:7], "reset", "lose", "cut", "late", "flip")
 Choose = Callable[[int, str, dict[str, str]], str]  # (number, verb, headers) -> what goes wrong, or ""
 
 
+def checksum(data: bytes) -> str:
+    """The CRC-32C as a header has it."""
+    return b64encode(core.crc32c(data).to_bytes(4, "big")).decode()
+
+
+def flipped(data: bytes) -> bytes:
+    """The same, but for one bit in the middle."""
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 class FaultyS3:
     """Listens on `url`; `choose` says what becomes of each request; `log` has the verbs of all that came."""
 
@@ -47,6 +58,8 @@ class FaultyS3:
         self.log: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.message = ""
+        self.tells = ""  # which type of checksum an object that is asked for has
+        self.spoil = flipped  # what becomes of a spoilt answer
         self.checked = 0  # bodies whose checksum was looked at, as an honest store does
         self._lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -95,10 +108,10 @@ class FaultyS3:
             self._refuse(connection, REFUSALS.get(fault, 200), "InternalError" if late else fault, method)
             return True
         if fault == "flip" and method == "PUT" and body:
-            body = body[:-1] + bytes([body[-1] ^ 1])
+            body = flipped(body)
         if "x-amz-checksum-crc32c" in headers and method == "PUT":
             self.checked += 1
-            if headers["x-amz-checksum-crc32c"] != b64encode(core.crc32c(body).to_bytes(4, "big")).decode():
+            if headers["x-amz-checksum-crc32c"] != checksum(body):
                 self._refuse(connection, 400, "BadDigest", method)
                 return True
         inner = HTTPConnection(self._behind)
@@ -111,6 +124,13 @@ class FaultyS3:
             return False
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in ("connection", "date")}
         kept.pop("Transfer-Encoding", None)
+        if method == "GET" and headers.get("x-amz-checksum-mode") and answer.status < 300 and self.tells:
+            whole = kept.get("Content-Range", f"/{len(data)}").endswith(f"/{len(data)}")
+            kept["x-amz-checksum-type"] = self.tells
+            kept["x-amz-checksum-crc32c"] = checksum(data if whole else b"all of it")
+        if fault == "spoil":
+            kept["x-amz-request-id"] = "R-8"
+            data = self.spoil(data)
         if method != "HEAD":
             kept = {name: value for name, value in kept.items() if name.lower() != "content-length"}
             kept["Content-Length"] = str(len(data))

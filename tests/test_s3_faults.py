@@ -316,6 +316,51 @@ def test_a_byte_flipped_on_its_way_up_is_sent_again(
     assert base.read(store, "k") == data
 
 
+@pytest.mark.parametrize("room", [0, 1, 5000])
+def test_a_byte_flipped_in_a_whole_object_is_fetched_again(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, room: int
+) -> None:
+    faults = iter(["", "spoil", "cut", "spoil", ""])
+    server = faulty(lambda number, verb, _: next(faults) if verb == "GET" else "")
+    server.tells = "FULL_OBJECT"
+    store = open_store(f"s3://{s3_bucket}")
+    data = os.urandom(300_001)
+    etag = store.put("k", data).etag
+    buffer = bytearray(len(data) + room)
+    for _ in range(2):
+        assert store.read_into("k", 0, buffer, etag) == len(data)
+        assert buffer[: len(data)] == data
+    assert by_verb(book) == dict(server.log) == {"PUT": 1, "GET": 5}
+    server.choose = lambda number, verb, _: "spoil" if verb == "GET" else ""
+    with pytest.raises(
+        StoreError, match=rf"s3://{s3_bucket}/k is not what the store has.*bytes=0-300000, request R-8.*memory"
+    ):
+        store.read_into("k", 0, buffer)
+    assert server.log["GET"] == 5 + 8
+
+
+def test_a_part_of_an_object_is_held_against_no_checksum(s3_bucket: str, faulty: Served) -> None:
+    server = faulty(lambda *_: "")
+    server.tells = "FULL_OBJECT"
+    store = open_store(f"s3://{s3_bucket}")
+    store.put("k", bytes(range(100)))
+    for start, stop in ((0, 99), (0, 1), (1, 100), (50, 60)):
+        buffer = bytearray(stop - start)
+        assert store.read_into("k", start, buffer) == len(buffer)
+        assert buffer == bytes(range(start, stop))
+
+
+def test_the_checksum_of_parts_is_no_checksum_of_the_object(
+    s3_bucket: str, faulty: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = faulty(lambda *_: "")
+    store = open_store(f"s3://{s3_bucket}")
+    store.put("k", b"some bytes")
+    server.tells = "COMPOSITE"
+    monkeypatch.setattr("faulty_s3.checksum", lambda data: "AAAAAA==-3")
+    assert base.read(store, "k") == b"some bytes"
+
+
 @pytest.mark.parametrize("parts", [False, True])
 def test_a_store_that_refuses_checksums_gets_none(
     s3_bucket: str, faulty: Served, monkeypatch: pytest.MonkeyPatch, parts: bool

@@ -39,7 +39,6 @@ CHECKSUM = "ChecksumCRC32C"
 _NOT_IMPLEMENTED = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
 _CALL_ERRORS = (BotoCoreError, ClientError, ValueError, Refused, Unreachable, Broken)
 
-
 _clients: dict[tuple[int, frozenset[tuple[str, str]]], S3Client] = {}
 _lock = threading.Lock()
 
@@ -108,14 +107,35 @@ class S3Store:
         return ObjectInfo(key, int(head.headers["content-length"]), head.etag)
 
     def read_into(self, key: str, offset: int, buffer: Any, etag: str | None = None) -> int:
-        """The number of bytes read by ranged GETs, all of one version; a body that breaks off is fetched on."""
+        """The number of bytes read by ranged GETs, all of one version; a body that breaks off is fetched on.
+
+        What is an object as a whole is held against its CRC-32C, if the store gives it, and fetched again.
+        """
         view = memoryview(buffer).cast("B")
-        filled, end = 0, len(view)
         patience = Patience()
+        while True:
+            filled, first = self._fill(key, offset, view, etag, patience)
+            said = _whole_sum(first, filled) if first and not offset else ""
+            if not said or said == checksum((view[:filled],)):
+                return filled
+            if not patience.again():
+                request = f"bytes=0-{filled - 1}, request {first and first.headers.get('x-amz-request-id')}"
+                raise StoreError(
+                    f"what came of {self._shown(key)} is not what the store has, by its CRC-32C {said}"
+                    f" (get_object {request}); check the network and this machine's memory"
+                )
+
+    def _fill(
+        self, key: str, offset: int, view: memoryview, etag: str | None, patience: Patience
+    ) -> tuple[int, Reply | None]:
+        """The number of bytes read, and the first answer."""
+        filled, end = 0, len(view)
+        first: Reply | None = None
         while filled < end:
             reply = self._get(key, offset + filled, offset + end, etag, patience)
             if reply is None:
                 break
+            first = first or reply
             etag = reply.etag or etag
             try:
                 filled += reply.read_into(view[filled:])
@@ -128,7 +148,7 @@ class S3Store:
                         f"reading {self._shown(key)} broke off {patience.failures} times, last at byte"
                         f" {offset + filled}: {error}; check the network"
                     ) from error
-        return filled
+        return filled, first
 
     def put(self, key: str, chunks: Buffers, *, durable: bool = False) -> ObjectInfo:
         """The object written by one PUT, or by a multipart upload beyond 64 MiB; S3 is always durable."""
@@ -281,9 +301,11 @@ class S3Store:
 
     def _get(self, key: str, start: int, stop: int, etag: str | None, patience: Patience) -> Reply | None:
         """The answer to a ranged GET; None past the object's end."""
-        condition = {} if etag is None else {"IfMatch": f'"{etag}"'}
+        more: dict[str, Any] = {} if etag is None else {"IfMatch": f'"{etag}"'}
+        if not start and self._sums(()):
+            more["ChecksumMode"] = "ENABLED"
         try:
-            reply = self._ask("get_object", key, (), patience, Range=f"bytes={start}-{stop - 1}", **condition)
+            reply = self._ask("get_object", key, (), patience, Range=f"bytes={start}-{stop - 1}", **more)
         except StoreError as error:
             if not isinstance(error.__cause__, Refused) or error.__cause__.code not in ("InvalidRange", "416"):
                 raise
@@ -414,6 +436,14 @@ def checksum(body: Sequence[memoryview]) -> str:
     for piece in body:
         crc = crc32c(piece, crc)
     return b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _whole_sum(first: Reply, size: int) -> str:
+    """The CRC-32C of an object of this size, if the answer gives it, and says that it is not one of parts' sums."""
+    said = first.headers
+    total = said.get("content-range", "").rpartition("/")[2] or said.get("content-length")
+    whole = total == str(size) and said.get("x-amz-checksum-type") == "FULL_OBJECT"
+    return said.get("x-amz-checksum-crc32c", "") if whole else ""
 
 
 def _is_unicode(text: str) -> bool:

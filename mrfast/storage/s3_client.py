@@ -55,6 +55,7 @@ _HEADERS = {
     "IfMatch": "if-match",
     "IfNoneMatch": "if-none-match",
     "ChecksumCRC32C": "x-amz-checksum-crc32c",
+    "ChecksumMode": "x-amz-checksum-mode",
 }
 _QUERY = {"PartNumber": "partNumber", "UploadId": "uploadId"}
 _SIGNATURE = re.compile(
@@ -158,8 +159,10 @@ class S3Client:
             try:
                 return self.exchange(request, patience)
             except Refused as error:
-                if "ChecksumCRC32C" in params and _knows_no_checksums(error):
-                    del params["ChecksumCRC32C"]
+                sums = [name for name in params if name.startswith("Checksum")]
+                if sums and _knows_no_checksums(error):
+                    for name in sums:
+                        del params[name]
                     self.checksums = False
                     continue
                 if not self._is_elsewhere(error, request) or not patience.cure("region"):
