@@ -129,6 +129,7 @@ class FaultyS3:
             kept["x-amz-checksum-type"] = self.tells
             kept["x-amz-checksum-crc32c"] = checksum(data if whole else b"all of it")
         if fault == "spoil":
+            kept = {name: value for name, value in kept.items() if "requestid" not in name.lower().replace("-", "")}
             kept["x-amz-request-id"] = "R-8"
             data = self.spoil(data)
         if method != "HEAD":

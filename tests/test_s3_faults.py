@@ -376,3 +376,38 @@ def test_a_store_that_refuses_checksums_gets_none(
     assert store.put("k", data).size == len(data)
     assert base.read(store, "k") == data
     assert server.faults == {"NotImplemented": 1}
+
+
+SPOILT: list[Callable[[bytes], bytes]] = [
+    lambda data: b"",
+    lambda data: b"\x00garbage",
+    lambda data: data[: len(data) // 2],
+    lambda data: data[:-1],
+    lambda data: data.replace(b"<Size>3", b"<Size>s"),
+    lambda data: data.replace(b"<Size>", b"<Sizd>").replace(b"</Size>", b"</Sizd>"),
+    lambda data: data.replace(b"<LastModified>2", b"<LastModified>r"),
+    lambda data: data.replace(b"ListBucketResult", b"ListBucketResulu"),
+    lambda data: data.replace(b"<IsTruncated>false", b"<IsTruncated>falsd"),
+    lambda data: data.replace(b"<ETag>", b"<ETah>").replace(b"</ETag>", b"</ETah>"),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_damaged_listing_is_asked_for_again(
+    s3_bucket: str, faulty: Served, book: ledger.Ledger, spoil: Callable[[bytes], bytes]
+) -> None:
+    faults = iter(["spoil", "spoil"])
+    server = faulty(lambda number, verb, _: next(faults, "") if verb == "LIST" else "")
+    server.spoil = spoil
+    store = open_store(f"s3://{s3_bucket}/p")
+    for name in "ab":
+        store.put(f"in/{name}", b"abc")
+    assert [(info.key, info.size) for info in store.list("in/")] == [("in/a", 3), ("in/b", 3)]
+    assert by_verb(book) == dict(server.log) == {"PUT": 2, "LIST": 3}
+    server.choose = lambda number, verb, _: "spoil" if verb == "LIST" else ""
+    with pytest.raises(
+        StoreError,
+        match=rf"answer of S3 at http.* is damaged: .*list_objects_v2 on s3://{s3_bucket}/p/in/, request R-8",
+    ):
+        list(store.list("in/"))
+    assert server.log["LIST"] == 3 + 8

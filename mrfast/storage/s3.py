@@ -245,7 +245,7 @@ class S3Store:
         full = None
         if key is not None:
             full = params["Key"] = self._full(key)
-        with self._translated(operation, full):
+        with self._translated(operation, full or params.get("Prefix") or None):
             return getattr(self._connect().boto, operation)(Bucket=self.bucket, **params)
 
     def _ask(

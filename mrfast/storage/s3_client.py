@@ -37,6 +37,8 @@ from mrfast.storage.s3_retry import (
     THROTTLED,
     Patience,
     Refused,
+    damage,
+    damaged,
 )
 from mrfast.storage.sigv4 import UNSIGNED, Credentials, Signer, encode_path, encode_query
 
@@ -298,9 +300,13 @@ class S3Client:
                 continue
             hidden = isinstance(answer, Whole) and _hides_an_error(request, answer)
             if answer.status < 300 and not hidden:
-                return answer
-            body = answer.body if isinstance(answer, Whole) else reply.read(BODY_BYTES_MAX)
-            error = Refused(500 if hidden else answer.status, answer.headers, body)
+                what = _damage(request, answer)
+                if not what:
+                    return answer
+                error = damaged(answer.headers, what)
+            else:
+                body = answer.body if isinstance(answer, Whole) else reply.read(BODY_BYTES_MAX)
+                error = Refused(500 if hidden else answer.status, answer.headers, body)
             if not self._is_worth_a_try(error, request, credentials, patience):
                 raise error
 
@@ -363,6 +369,14 @@ def _verb_of(method: str, headers: Mapping[str, str], query: str) -> str:
 def _hides_an_error(request: Request, answer: Whole) -> bool:
     """Copies and completions say 200 while they still work, and may end with an error nevertheless."""
     return answer.status == 200 and request.verb in ("COPY", "POST") and b"<Error>" in answer.body[:1024]
+
+
+def _damage(request: Request, answer: Answer) -> str:
+    """What botocore could not read, or would read as something else."""
+    if request.verb not in ("LIST", "COPY", "POST") or not isinstance(answer, Whole):
+        return ""
+    listing = "list-type=2" in request.query
+    return damage(answer.body, listing=listing) if listing or answer.body else ""
 
 
 def _knows_no_checksums(error: Refused) -> bool:

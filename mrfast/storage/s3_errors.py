@@ -75,6 +75,11 @@ def translate(error: Exception, call: str, bucket: str, key: str | None, endpoin
         return StoreError(f"the AWS login does not work: {_text(error)} ({said}); log in again, or check AWS_PROFILE")
     if code in ("400", "BadRequest"):
         return StoreError(f"S3 refused {said} without a reason; most often the session token has expired: log in again")
+    if code in ("DamagedAnswer", "ResponseParserError") or (code == "ValueError" and "endpoint" not in _text(error)):
+        return StoreError(
+            f"the answer of S3 at {endpoint} is damaged: {_text(error)} ({said}); check the network and this machine's"
+            " memory"
+        )
     if code in _DAMAGED:
         return StoreError(
             f"what arrived at S3 at {endpoint} was not what was sent: {code}: {_text(error)} ({said}); check the"

@@ -7,8 +7,9 @@ import random
 import re
 import time
 from collections.abc import Mapping
-from html import unescape
+from html import escape, unescape
 from typing import Any
+from xml.etree import ElementTree
 
 FAILURES_MAX = 8
 WAIT_S_MAX = 120.0
@@ -18,8 +19,8 @@ BACKOFF_S_MAX = 5.0
 THROTTLED = 429, 503
 FAILED = 500, 502, 504
 AGAIN = ("RequestTimeout", "ConditionalRequestConflict", "OperationAborted")
-# What arrived is not what was sent.
-DAMAGED = ("BadDigest", "XAmzContentChecksumMismatch")
+# What arrived is not what was sent; the last one is ours, for an answer.
+DAMAGED = ("BadDigest", "XAmzContentChecksumMismatch", "DamagedAnswer")
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 ELSEWHERE = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed")
 SKEWED = "RequestTimeTooSkewed"
@@ -43,6 +44,36 @@ class Refused(Exception):  # noqa: N818
             },
         }
         super().__init__(f"{self.code}: {said.get('Message', '')}")
+
+
+_TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?Z")
+
+
+def damage(body: bytes, *, listing: bool) -> str:
+    """What is wrong with a success's XML; of a listing also what every one has to have. "" if nothing is seen."""
+    try:
+        root = ElementTree.fromstring(body)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        return f"no XML: {error}"
+    for each in root.iter():
+        each.tag = each.tag.rpartition("}")[2]
+    if not listing or root.tag != "ListBucketResult":
+        return "no listing" if listing else ""
+    more = root.findtext("IsTruncated", "false")
+    if more not in ("true", "false") or (more == "true" and not root.findtext("NextContinuationToken")):
+        return "it does not say whether there is more"
+    for found in root.iter("Contents"):
+        size, at = found.findtext("Size", ""), found.findtext("LastModified")
+        if not found.findtext("Key") or not found.findtext("ETag") or not (size.isascii() and size.isdecimal()):
+            return "an object without its key, etag or size"
+        if at is not None and not _TIME.fullmatch(at):
+            return "an object of no time"
+    return ""
+
+
+def damaged(headers: Mapping[str, str], what: str) -> Refused:
+    """The refusal of a success whose body is damaged."""
+    return Refused(500, headers, f"<Error><Code>DamagedAnswer</Code><Message>{escape(what)}</Message></Error>".encode())
 
 
 class Patience:
