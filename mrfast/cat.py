@@ -137,9 +137,12 @@ def _map_object(store: Store, key: str, size: int) -> Iterator[Pair]:
         if core.xxh3_64(data) != xxh3:
             raise CorruptSegment(object_url(store, key), partition, offset, "its checksum does not match")
         if raw := index.raw(partition):
-            from .tasks.packed import unpack
+            from .tasks.packed import FrameError, unpacked
 
-            data = unpack(data, raw)
+            try:
+                data = b"".join(unpacked([data], raw))
+            except FrameError as error:
+                raise CorruptSegment(object_url(store, key), partition, offset, str(error)) from None
         yield from core.read_segment(data, index.key_kind)
 
 

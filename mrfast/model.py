@@ -88,6 +88,11 @@ class JobSpec:
     compress: str = ""  # the parts: "zst" or "gz", the ends of their names
     partitions_per_reduce: int = 1  # of neighbouring partitions, one reduce task makes so many
 
+    @property
+    def reads_compressed(self) -> bool:
+        """Whether segments may be compressed: this job's, or those that it finds of an earlier one."""
+        return self.compress_segments or self.reuse
+
 
 @dataclass(frozen=True, slots=True)
 class MapTask:

@@ -24,7 +24,7 @@ from mrfast import core, ops, storage
 from mrfast.app import App
 from mrfast.control import groups, messages, plan
 from mrfast.control.effects import Effect
-from mrfast.control.groups import Groups, run_of, singles
+from mrfast.control.groups import PARTITIONS_MAX, Groups, run_of, singles
 from mrfast.control.job import JobDriver
 from mrfast.control.outputs import is_intact
 from mrfast.errors import JobFailed, MrfastError, StoreError
@@ -170,7 +170,7 @@ def test_a_run_is_its_segments(lengths: list[int], base_offset: int) -> None:
     assert all(not one.parts for one in singles(run))
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 256])
+@pytest.mark.parametrize("size", [1, 2, 7, PARTITIONS_MAX])
 def test_the_largest_page_of_runs_fits_in_a_frame(size: int) -> None:
     top = (1 << 64) - 1
     segment = Segment(999_999, "m-999999.e999999.999999", top, top, top, top, "bytes", "f" * 16)
@@ -487,6 +487,17 @@ def test_a_resumed_job_has_the_same_groups(break_it: bool) -> None:
     assert left == [2, 4]
     assert run.driver.state == "COMMITTED"
     assert [base.read(run.output, f"mr-out-{n}") for n in range(5)] == [b"part %d" % n for n in range(5)]
+
+
+def test_a_partition_without_a_record_is_no_damage() -> None:
+    run = started().maps()
+    task = run.next_reduce()  # of the partitions 0 and 1, of which one is empty
+    segments = run.driver.outputs(task.attempt, 0, 10, 0.0)[0]
+    assert any(not length for segment in segments for length, *_ in segment.parts)
+    assert run.driver.bad_input("w", task.attempt, 0, "m-000000.e1.1", "why", 0.0) == "accepted"
+    run.effects()
+    assert run.driver.scheduler is not None
+    assert run.driver.scheduler.maps_done == 2
 
 
 @pytest.mark.parametrize("damaged", [0, 1, 2])

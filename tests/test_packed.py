@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import test_job_driver
 import xxhash
 from depth import examples
 from hypothesis import given
@@ -22,12 +23,12 @@ from mrfast import cat, core
 from mrfast.control.explain import difference, fits
 from mrfast.control.groups import singles
 from mrfast.control.outputs import is_intact
-from mrfast.errors import MrfastError
+from mrfast.errors import AppRefused, MrfastError
 from mrfast.index import SegmentIndex
 from mrfast.model import Failure, MapReport, ReduceReport, inter_key, out_key
 from mrfast.storage import base, is_near
 from mrfast.tasks import fetch, mapper, packed
-from mrfast.tasks.packed import FrameError, Packed, unpack, unpacked
+from mrfast.tasks.packed import FrameError, Packed, unpacked
 from mrfast.zstd import is_available, zstd
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="zstd is not installed")
@@ -73,6 +74,10 @@ def data_of(size: int, kind: str, seed: int) -> bytes:
     return (b"%d line after line " % seed * (size // 10 + 1))[:size]
 
 
+def whole(frame: Any, raw: int, piece_bytes: int = packed.CHUNK_BYTES) -> bytes:
+    return b"".join(unpacked([frame], raw, piece_bytes))
+
+
 PIECES = st.tuples(
     st.sampled_from([0, 0, 1, 15, 16, 17, 63, 64, 65, 200]), st.sampled_from(["text", "noise"]), st.integers(0, 9)
 )
@@ -99,11 +104,20 @@ def test_every_segment_is_stored_as_it_is_or_as_a_frame(
                 assert stored == data
                 continue
             assert size == len(data) >= 16
-            assert zstd().decompress(stored) == data == unpack(stored, size)
+            assert zstd().decompress(stored) == data == whole(stored, size)
             cut = [stored[n : n + 7] for n in range(0, length, 7)]
-            assert b"".join(unpacked(cut, size)) == data
+            assert b"".join(unpacked(cut, size, 5)) == data
         assert at == len(body)
     assert made.counts == [int(data != b"") for data in raw]
+
+
+@examples(40)
+@given(st.lists(st.integers(1, 3 << 20), max_size=6), st.booleans())
+def test_what_is_stored_does_not_depend_on_the_chunks(cuts: list[int], late: bool) -> None:
+    raw = [data_of(size, "text", 2) for size in (100, packed.WHOLE_BYTES_MAX, packed.WHOLE_BYTES_MAX + 1, 1_500_000)]
+    plain, cut = Packed(Segments(raw, [], False)), Packed(Segments(raw, cuts, late))
+    assert b"".join(bytes(chunk) for chunk in cut.chunks()) == b"".join(bytes(chunk) for chunk in plain.chunks())
+    assert (cut.checksums, cut.raws) == (plain.checksums, plain.raws)
 
 
 def test_what_gains_nothing_is_left_and_what_does_is_smaller() -> None:
@@ -120,15 +134,15 @@ def test_what_gains_nothing_is_left_and_what_does_is_smaller() -> None:
 def test_a_damaged_frame_is_an_error_or_the_same_bytes(data: bytes, at: int, flip: int, more: int) -> None:
     frame = bytearray(zstd().compress(data))
     for size in {len(data) + more} - {len(data), 0, -1}:
-        for read in (lambda size=size: unpack(frame, size), lambda size=size: b"".join(unpacked([frame], size))):
+        for read in (lambda size=size: whole(frame, size, 7), lambda size=size: whole(frame, size)):
             with pytest.raises(FrameError):
                 read()
     for damaged in (frame + b"x", frame[:-1]):
-        for read in (lambda d=damaged: unpack(d, len(data)), lambda d=damaged: b"".join(unpacked([d], len(data)))):
+        for read in (lambda d=damaged: whole(d, len(data), 7), lambda d=damaged: whole(d, len(data))):
             with pytest.raises(FrameError):
                 read()
     frame[at % len(frame)] ^= flip
-    for read in (lambda: unpack(frame, len(data)), lambda: b"".join(unpacked([frame[:5], frame[5:]], len(data)))):
+    for read in (lambda: whole(frame, len(data)), lambda: b"".join(unpacked([frame[:5], frame[5:]], len(data)))):
         with suppress(FrameError):
             assert len(read()) == len(data)
 
@@ -165,12 +179,11 @@ def test_parts_are_those_of_plain_segments(seed: int, memory_bytes: int, size: i
             assert is_intact(small.store, inter_key("j", run.attempt), run)
 
 
-def test_a_segment_with_a_wrong_byte_is_never_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_with_a_wrong_byte_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(example("wc_python"), files(random.Random(1), 1), reduces=1, compress=1)
     [report] = reports = job.maps()
     [segment] = job.segments(reports, 0)
     assert segment.raw > segment.length
-    monkeypatch.setattr(packed, "unpack", None)
     key = inter_key("j", report.attempt)
     body = bytearray(base.read(job.store, key))
     body[segment.offset + 9] ^= 1
@@ -180,7 +193,10 @@ def test_a_segment_with_a_wrong_byte_is_never_decompressed(monkeypatch: pytest.M
         monkeypatch.setattr(fetch, "CORE_MEMORY_BYTES_MIN", 1)
         job.memory_bytes = memory_bytes
         source = Pages([segment])
-        failed = job.reduce(reports, 0, source)
+        with monkeypatch.context() as patch:
+            if memory_bytes > 1:
+                patch.setattr(packed, "unpacked", None)
+            failed = job.reduce(reports, 0, source)
         assert isinstance(failed, Failure)
         assert failed.kind == "corrupt"
         assert len(source.told) == fetch.ROUNDS_MAX - 1
@@ -236,7 +252,7 @@ def test_without_zstd_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(failed, Failure)
     assert 'pip install "mrfast[zstd]"' in failed.message
     with pytest.raises(MrfastError, match="zstd"):
-        unpack(b"", 1)
+        whole(b"", 1)
 
 
 def test_who_can_join_a_job() -> None:
@@ -248,6 +264,17 @@ def test_who_can_join_a_job() -> None:
     assert fits(lack, have, compress=True)  # such a job does not compress
     assert not fits(have, replace(have, output="raw"), compress=False)
     assert "mrfast[zstd]" in difference(have, lack)
+
+
+def test_a_job_that_may_find_compressed_segments_needs_workers_that_read_them() -> None:
+    for reuse in (True, False):
+        spec = test_job_driver.make_spec(reuse=reuse, compress_segments=False)
+        run = test_job_driver.Run(spec)
+        run.effects()
+        driver = run.driver
+        driver.hello("first", 1, replace(test_job_driver.APP, zstd=True), 0.0)
+        with pytest.raises(AppRefused) if reuse else nullcontext():
+            driver.hello("late", 1, replace(test_job_driver.APP, zstd=False), 0.0)
 
 
 def test_reports_say_what_is_stored() -> None:

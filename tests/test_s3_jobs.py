@@ -164,7 +164,7 @@ CURED = [
     {"do": "ServiceUnavailable", "every": 4},
     {"do": "reset", "every": 3},
     {"do": "lose", "every": 5},
-    {"do": "cut", "every": 3, "verb": ["GET", "LIST", "COPY"]},
+    {"do": "cut", "every": 5, "verb": ["GET", "LIST", "COPY"]},
     {"do": "stall", "every": 7, "verb": "GET", "times": 3},
     {"do": "flip", "verb": "GET", "key": "/inter/", "times": 1},
     {"do": "flip", "verb": "PUT", "key": "/inter/", "times": 1},

@@ -45,7 +45,7 @@ def check_resume(job: str, own: Collection[str]) -> None:
     for param in ctx.command.params:
         name = param.name or ""
         given = param.expose_value and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and ctx.params[name] and name not in {*own, *STAYS}:
+        if given and ctx.params[name] not in (None, ()) and name not in {*own, *STAYS}:
             what = "INPUT" if isinstance(param, click.Argument) else param.opts[-1]
             raise UsageError(f"--resume {job}: the job is described already; leave out {what}")
 
@@ -69,7 +69,7 @@ def job_options(command: F) -> F:
         click.option("-o", "--output", "output_url", metavar="URL",
                      help="Where the parts go.  [default: STORE/out/JOB ID]"),
         click.option("-r", "--reduces", default=api.REDUCES, envvar="MRFAST_REDUCES", show_default=True,
-                     type=click.IntRange(1, 65_535), help="Number of reduce tasks, and of parts."),
+                     type=click.IntRange(1, 65_535), help="Number of partitions, and of parts."),
         click.option("--split-bytes", default="64MiB", envvar="MRFAST_SPLIT_BYTES", show_default=True, type=Size(),
                      help="Larger inputs are cut, where the app allows it."),
         click.option("--memory", default="1GiB", envvar="MRFAST_MEMORY", show_default=True, type=Size(),

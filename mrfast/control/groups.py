@@ -15,7 +15,7 @@ TASKS_MIN = 64  # reduce tasks that are left, and as many for each slot: the las
 TASKS_PER_SLOT = 4
 SLOTS = 16  # of a coordinator, which does not know its workers
 RUN_BYTES_MAX = 1 << 20  # of one map object for one task: larger GETs cost what their bytes cost
-PARTITIONS_MAX = 256  # in one task: each is a run of its own where a reduce spills
+PARTITIONS_MAX = 32  # in one task: of more, a page of segments names too few runs to fetch many side by side
 # Of 64 MiB of input a map is taken to leave 10 MiB: what combines leaves less, a sort all of it.
 SHARE = 10, 64
 

@@ -53,7 +53,7 @@ class JobDriver(JobWork):
         if self.app is None:
             self.app = app
             self._plan()
-        elif not fits(self.app, app, compress=self.spec.compress_segments):
+        elif not fits(self.app, app, compress=self.spec.reads_compressed):
             raise AppRefused(difference(self.app, app))
         self._start = now if self._start is None else self._start
         self._workers[worker] = {"slots": slots, "since": now}

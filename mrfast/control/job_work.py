@@ -165,7 +165,7 @@ class JobWork:
             self._effects.append(Effect("publish", lambda: self._publish(manifest)))
             return
         if (plan := recovery.plan_of(self._history)) is not None:
-            if self.app is not None and not fits(plan[0], self.app, compress=self.spec.compress_segments):
+            if self.app is not None and not fits(plan[0], self.app, compress=self.spec.reads_compressed):
                 self.fail(AppRefused(difference(plan[0], self.app)))
                 return
             self.app, self._whole = plan

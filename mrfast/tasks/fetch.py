@@ -27,6 +27,7 @@ CHUNK_BYTES = 1 << 20
 # A segment that goes to disk is read from a remote store in ranges of so many bytes, or of so much of the memory.
 RANGE_BYTES_MAX = 8 << 20
 RANGES_PER_MEMORY = 32
+PIECE_BYTES = 128 << 10  # of a frame at a time: a decompressor holds what it has not passed on yet
 # Times that one map attempt's output is announced, and cannot be read, before the fault is sought here.
 ROUNDS_MAX = 3
 
@@ -116,7 +117,7 @@ class Fetched:
         for segment in wanted.values():
             if not segment.records:
                 self._hold(segment)
-            elif _size(segment) > self._bound // 4:
+            elif _size_on_its_way(segment) > self._bound // 4:
                 large.append(segment)
             else:
                 small.append(segment)
@@ -198,7 +199,7 @@ class Fetched:
 
     def _unpacked(self, segment: Segment, stored: memoryview) -> core.Buffer:
         """The bytes of segments of which some are compressed: each is decompressed once its checksum is right."""
-        from mrfast.tasks.packed import FrameError, unpack
+        from mrfast.tasks.packed import FrameError, unpacked
 
         data, end = core.Buffer(_size(segment)), 0
         with memoryview(data) as view:
@@ -213,7 +214,11 @@ class Fetched:
                     raise self._corrupt(single, place, "checksum mismatch")
                 else:
                     try:
-                        view[begin:end] = unpack(its, single.raw)
+                        at = begin
+                        pieces = (its[i : i + PIECE_BYTES] for i in range(0, len(its), PIECE_BYTES))
+                        for piece in unpacked(pieces, single.raw, PIECE_BYTES):
+                            view[at : at + len(piece)] = piece
+                            at += len(piece)
                     except FrameError as error:
                         raise self._corrupt(single, place, str(error)) from None
                     xxh3 = xxhash.xxh3_64_intdigest(view[begin:end])

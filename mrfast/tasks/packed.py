@@ -30,22 +30,7 @@ class FrameError(Exception):
     """Bytes that are no such frame."""
 
 
-def unpack(frame: Any, raw: int) -> bytes:
-    """The `raw` bytes of a frame; FrameError."""
-    module = _zstd()
-    decompressor = module.ZstdDecompressor()
-    try:
-        data: bytes = decompressor.decompress(frame, raw)
-        if len(data) == raw and not decompressor.eof and not decompressor.needs_input:
-            decompressor.decompress(b"", 0)
-    except module.ZstdError as error:
-        raise FrameError(str(error)) from None
-    if len(data) != raw or not decompressor.eof or decompressor.unused_data:
-        raise FrameError(f"a frame of {len(frame):,} bytes does not give {raw:,}")
-    return data
-
-
-def unpacked(blocks: Iterable[Any], raw: int) -> Iterator[bytes]:
+def unpacked(blocks: Iterable[Any], raw: int, piece_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
     """The `raw` bytes of the frame that the blocks make, piece by piece; FrameError behind them."""
     module = _zstd()
     decompressor, size = module.ZstdDecompressor(), 0
@@ -53,13 +38,13 @@ def unpacked(blocks: Iterable[Any], raw: int) -> Iterator[bytes]:
         for block in blocks:
             data = block
             while True:
-                piece: bytes = decompressor.decompress(data, CHUNK_BYTES)
+                piece: bytes = decompressor.decompress(data, piece_bytes)
                 size += len(piece)
                 if size > raw:
                     raise FrameError(f"a frame gives more than {raw:,} bytes")
                 if piece:
                     yield piece
-                if decompressor.eof or (decompressor.needs_input and len(piece) < CHUNK_BYTES):
+                if decompressor.eof or (decompressor.needs_input and len(piece) < piece_bytes):
                     break
                 data = b""
     except (module.ZstdError, EOFError) as error:
@@ -171,12 +156,14 @@ class _Segment:
         if self._held is None:
             self._put(self._compressor.compress(data) if self.is_packed else data, out)
             return
-        self._held += data
-        if len(self._held) > WHOLE_BYTES_MAX:
+        rest = WHOLE_BYTES_MAX - len(self._held)  # exactly so much: what is stored must not depend on the chunks
+        self._held += data[:rest]
+        if len(data) > rest:
             self._compressor, begin = self._packed.begun(self._held)
             self.is_packed = _gains(begin, self._held)
             self._put(begin if self.is_packed else self._held, out)
             self._held = None
+            self._put(self._compressor.compress(data[rest:]) if self.is_packed else data[rest:], out)
 
     def end(self, out: bytearray) -> None:
         """That was all of it."""

@@ -141,7 +141,7 @@ class Slot:
 
     def go(self) -> None:
         """The answer to a wish for a turn."""
-        self.has_turn, self.wants_turn = True, False
+        self.has_turn, self.wants_turn, self.has_computed = True, False, False
         self._send({"go": True})
 
     def close(self) -> int:
