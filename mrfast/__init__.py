@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import ops
     from .api import JobResult, plan, run, verify
+    from .counting import count
     from .errors import (
         AlreadyExists,
         AppError,
@@ -62,6 +63,7 @@ __all__ = [
     "UnknownJob",
     "UsageError",
     "__version__",
+    "count",
     "ops",
     "plan",
     "run",
@@ -69,7 +71,7 @@ __all__ = [
 ]
 
 _MODULES = {"core", "ops"}
-_API = {"plan", "run", "verify", "JobResult"}
+_HOMES = {"plan": "api", "run": "api", "verify": "api", "JobResult": "api", "count": "counting"}
 
 
 def __getattr__(name: str) -> Any:
@@ -78,7 +80,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"mrfast.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'mrfast' has no attribute {name!r}")
-    found = getattr(import_module("mrfast.api" if name in _API else "mrfast.errors"), name)
+    found = getattr(import_module(f"mrfast.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = found
     return found
 

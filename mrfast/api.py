@@ -66,7 +66,7 @@ class JobResult:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What tasks have counted besides, lines skipped by `bad="skip"` for instance."""
+        """What tasks have counted besides: by mrfast.count(), and lines that `bad="skip"` skipped."""
         return dict(self.document["counters"])
 
     @property

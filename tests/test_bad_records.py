@@ -22,6 +22,7 @@ from mrfast import ops
 from mrfast.app import App
 from mrfast.control.messages import report_message
 from mrfast.control.schema import decode, encode
+from mrfast.counting import Counters
 from mrfast.model import (
     BAD_RECORD_BYTES_MAX,
     FRAME_BYTES_MAX,
@@ -363,12 +364,12 @@ def test_a_large_index_leaves_less_room_for_data() -> None:
     reader = made.reader(job.store, "in/f", job.pieces[0], job.app.cut)
     from mrfast.core import MapSink
 
-    made.call(inverse, reader, 0, MapSink(1))
-    sizes = [sum(len(record.data) for record in made.report(b"i" * size)) for size in (0, 600 << 10, 1 << 20)]
+    made.call(inverse, reader, 0, MapSink(1), Counters())
+    sizes = [sum(len(record.data) for record in made.report(b"i" * size, {})) for size in (0, 600 << 10, 1 << 20)]
     assert sizes[0] == (256 << 10) // 10 * 10
     assert 0 < sizes[1] < sizes[0]
     assert sizes[2] == 0
-    assert len(made.report(b"")) == 10
+    assert len(made.report(b"", {})) == 10
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
         f"{counted(totals['reduces'], 'reduce')}, {size_text(totals['bytes_in'])} in, "
         f"{counted(totals['records_emitted'], 'record')} mapped, {counted(totals['records_out'], 'record')} out"
     )
+    for name, count in sorted(result.counters.items()):
+        say(f"mrfast: {name}: {count:,}")
     if by_verb := result.requests["by_verb"]:
         say(f"mrfast: {requests_text(by_verb)}, ${result.cost_usd:,.4f}")
     say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")

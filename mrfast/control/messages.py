@@ -38,7 +38,7 @@ PIECES_PER_PAGE = 500
 TASKS_PER_POLL = 256
 # Of a list in one frame: half the frame's bound.
 LIST_BYTES_MAX = FRAME_BYTES_MAX // 2
-# A report with a longer index goes without it: the coordinator reads it from the object.
+# A report with a longer index, counters included, goes without it: the coordinator reads it from the object.
 INDEX_BYTES_MAX = 512 << 10
 
 
@@ -269,7 +269,7 @@ def report_message(worker: str, report: MapReport | ReduceReport | Failure, requ
     """The report as a call; an index that is too long for a frame stays in its object."""
     requests = requests or {}
     if isinstance(report, MapReport):
-        if len(report.index) > INDEX_BYTES_MAX:
+        if len(report.index) + len(dumps(report.counters)) > INDEX_BYTES_MAX:
             report = replace(report, index=b"")
         return Report(worker, map=report, requests=requests)
     if isinstance(report, ReduceReport):

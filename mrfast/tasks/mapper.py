@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrfast import ops, storage
 from mrfast.app import App
+from mrfast.counting import Counters, counting
 from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.prefetch import Part, Prefetcher, parts_of
@@ -59,7 +60,8 @@ def run_map(
 
 def _run(attempt: _MapAttempt, *let_through: type[Exception]) -> MapReport | Failure:
     try:
-        return attempt.run()
+        with counting(attempt.counters):
+            return attempt.run()
     except let_through:
         raise
     except BaseException as error:  # noqa: BLE001 (whatever the application raises, sys.exit() included, is reported)
@@ -98,6 +100,7 @@ class _MapAttempt:
         self.name = task.attempt
         self.path = ""
         self.note = ""
+        self.counters = Counters()
         self._app = app
         self._task = task
         self._progress = progress
@@ -171,7 +174,7 @@ class _MapAttempt:
         options["prefetcher"] = prefetcher if store.remote else None
         if self._skipping is not None:
             self._reader = records = self._skipping.reader(store, key, piece, app.cut, **options)
-            self._skipping.call(app.map, records, number, self._sink)
+            self._skipping.call(app.map, records, number, self._sink, self.counters)
             self._bytes_before += piece.length
             return
         self._reader = reader = PieceReader(store, key, piece, app.cut, **options)
@@ -298,7 +301,9 @@ class _MapAttempt:
             yield trailer
 
         size, xxh3 = upload(self._stores(task.store_url), inter_key(task.job, task.attempt), chunks())
-        skipped = self._sink.skipped
+        if skipped := self._sink.skipped:
+            self.counters.add("skipped", skipped)
+        counters = self.counters.total()
         return MapReport(
             attempt=task.attempt,
             size=size,
@@ -307,6 +312,6 @@ class _MapAttempt:
             records_in=self._sink.records_in,
             records_out=segments.records,
             bytes_in=self._bytes_done,
-            counters={"skipped": skipped} if skipped else {},
-            bad=() if self._skipping is None else self._skipping.report(index),
+            counters=counters,
+            bad=() if self._skipping is None else self._skipping.report(index, counters),
         )

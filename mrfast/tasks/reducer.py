@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from mrfast.app import App
+from mrfast.counting import Counters, counting
 from mrfast.errors import BadRecord, CorruptSegment
 from mrfast.model import Failure, PartReport, Progress, ReduceReport, ReduceTask, out_key, part_object
 from mrfast.storage.abreast import Abreast
@@ -42,7 +43,8 @@ def run_reduce(
     """The report of the finished attempt, or what went wrong; `source` gives the segments of its partitions."""
     attempt = _ReduceAttempt(app, task, progress, stores, turns)
     try:
-        return attempt.run(source)
+        with counting(attempt.counters):
+            return attempt.run(source)
     except CorruptSegment as error:
         segment = attempt.fetched.unreadable
         if segment is None:
@@ -55,6 +57,7 @@ def run_reduce(
 class _ReduceAttempt:
     def __init__(self, app: App, task: ReduceTask, progress: Report, stores: Stores, turns: Turns):
         self.note = ""
+        self.counters = Counters()
         self._app = app
         self._task = task
         self._progress = progress
@@ -76,6 +79,7 @@ class _ReduceAttempt:
             records_out=sum(part.records for part in parts),
             table=self.fetched.table(),
             parts=tuple(parts) if others else (),
+            counters=self.counters.total(),
         )
 
     def _parts(self) -> list[PartReport]:

@@ -7,7 +7,7 @@ without the record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import orjson
 
 from mrfast import core
 from mrfast.control.schema import encode
+from mrfast.counting import Counters
 from mrfast.errors import BadInput, BadRecord, BoundPassed
 from mrfast.model import BAD_RECORD_BYTES_MAX, FRAME_BYTES_MAX, Failure, MapTask, Piece, SkippedRecord
 from mrfast.tasks.failure import failure, what_went_wrong
@@ -143,8 +144,11 @@ class Skipping:
         reader = RecordReader(*args, on_malformed=malformed, **options)
         return reader
 
-    def call(self, function: Any, reader: RecordReader, number: int, sink: core.MapSink) -> None:
-        """Emits the pairs that `function` gives for the records of the task's piece `number`, but those of bad ones."""
+    def call(self, function: Any, reader: RecordReader, number: int, sink: core.MapSink, counters: Counters) -> None:
+        """Emits the pairs that `function` gives for the records of the task's piece `number`, but those of bad ones.
+
+        What a bad one has counted is dropped, too.
+        """
         piece = reader.piece
         for offset, data, contents in reader.located():
             known = self._known.get((piece.url, offset)) if self._known else None
@@ -165,11 +169,13 @@ class Skipping:
                 if large:
                     self._begin_anew(piece, offset, error)
                 self._trial = None
+                counters.drop()
                 self.leave()
                 self._add(piece, offset, data, error)
             else:
                 if pairs:
                     self._emit(sink, pairs, piece, offset)
+                counters.settle()
         self.leave()
 
     @property
@@ -193,9 +199,10 @@ class Skipping:
         work()
         self._enter(*given)  # not if it failed: then nobody is to blame
 
-    def report(self, index: bytes) -> tuple[SkippedRecord, ...]:
-        """The bad records, their bytes cut so that they and the packed `index` fit into a report."""
+    def report(self, index: bytes, counters: Mapping[str, int]) -> tuple[SkippedRecord, ...]:
+        """The bad records, their bytes cut so that they, the packed `index` and the counters fit into a report."""
         room = FRAME_BYTES_MAX - REST_OF_REPORT_BYTES - self._address_bytes - len(index) * 4 // 3
+        room -= len(orjson.dumps(counters))
         data_bytes = max(0, min(DATA_BYTES_MAX, room * 3 // 4))  # base64
         share = data_bytes // max(1, min(len(self.found), RECORDS_WITH_DATA_MAX))
         return tuple(replace(record, data=record.data[:share]) for record in self.found)
