@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnknownJob,
         UsageError,
     )
+    from .parameters import param
 
 __version__ = "0.1.0"
 
@@ -65,13 +66,14 @@ __all__ = [
     "__version__",
     "count",
     "ops",
+    "param",
     "plan",
     "run",
     "verify",
 ]
 
 _MODULES = {"core", "ops"}
-_HOMES = {"plan": "api", "run": "api", "verify": "api", "JobResult": "api", "count": "counting"}
+_HOMES = {"plan": "api", "run": "api", "verify": "api", "JobResult": "api", "count": "counting", "param": "parameters"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ JOB_DEFAULTS: dict[str, Any] = {
     "reuse": False,
     "compress_segments": None,
     "compress": None,
+    "params": None,
 }
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -120,11 +121,13 @@ def run(
     reuse: bool = False,
     compress_segments: bool | None = None,
     compress: str | None = None,
+    params: Mapping[str, str] | None = None,
     quiet: bool = True,
 ) -> JobResult:
     """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
 
-    The functions need not be picklable: the processes that run them are forked. What goes wrong is raised as one of the
+    The functions need not be picklable: the processes that run them are forked. They ask for `params` with
+    mrfast.param(), an application file also while it loads. What goes wrong is raised as one of the
     classes of mrfast.errors; after Ctrl-C nothing of the job is left.
     """
     load = _loader(app, map, reduce, combine, input, output)
@@ -151,6 +154,7 @@ def run(
         reuse=reuse,
         compress_segments=compress_segments,
         compress=compress,
+        params=params,
         app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
         view=None if quiet else _view(),
     )
@@ -169,6 +173,7 @@ def run_job(
         raise UsageError(f"{workers} workers: at least one is needed")
     preload()
     spec = make_spec(inputs, slots=workers, **options)
+    load = with_params(load, spec.params)
     document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
     return JobResult(spec.job, spec.output_url, document)
 
@@ -186,12 +191,18 @@ def plan(
 
     `options` are those of `run`.
     """
+    from . import parameters
     from .app import load_app
     from .control import reuse, splits
     from .control.plan import plan as planned
     from .storage import ledger, open_store
 
-    loaded = load_app(os.fspath(app)) if isinstance(app, (str, os.PathLike)) else app
+    params = parameters.checked(options.get("params"))
+    before = parameters.use({})
+    try:
+        loaded = with_params(lambda: load_app(os.fspath(app)) if isinstance(app, (str, os.PathLike)) else app, params)()
+    finally:
+        parameters.use(before)
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     ledger.use(ledger.Ledger())
     missing: list[InputObject] = []
@@ -241,7 +252,12 @@ def resume_job(
             f"or name its application: mrfast run APP --resume {name_or_id}"
         )
     document = run_local(
-        app_file(path), spec, open_store(spec.store_url), workers or default_workers(), view=view, resume=True
+        with_params(app_file(path), spec.params),
+        spec,
+        open_store(spec.store_url),
+        workers or default_workers(),
+        view=view,
+        resume=True,
     )
     return JobResult(spec.job, spec.output_url, document)
 
@@ -298,6 +314,7 @@ def make_spec(
     reuse: bool,
     compress_segments: bool | None,
     compress: str | None,
+    params: Mapping[str, str] | None = None,
     app_path: str = "",
     missing: list[InputObject] | None = None,
     slots: int | None = None,
@@ -308,6 +325,7 @@ def make_spec(
     """
     from .control import groups
     from .control.commit import new_job_id
+    from .parameters import checked
     from .storage import is_near, is_remote, open_store
     from .storage.inputs import resolve
 
@@ -348,6 +366,7 @@ def make_spec(
         stall_s=float(stall_s),
         bad_records_max=bad_records_max,
         keep_intermediate=keep_intermediate,
+        params=checked(params),
         app_path=os.path.abspath(app_path) if app_path else "",
         partitions_per_reduce=groups.partitions_per_reduce(found, reduces, split_bytes, memory, slots, remote=remote),
     )
@@ -361,6 +380,24 @@ def app_file(path: str) -> Callable[[], App]:
         why = "is a folder" if os.path.isdir(path) else "no such application file"
         raise AppError(f"{path}: {why}; name a Python file with `map` and `reduce`")
     return lambda: load_app(path)
+
+
+def with_params(load: Callable[[], App], params: Mapping[str, str]) -> Callable[[], App]:
+    """Loads the app where these are the parameters; with other ones it is another app."""
+    import orjson
+    import xxhash
+
+    from . import parameters
+
+    def loaded() -> App:
+        parameters.use(params)
+        app = load()
+        if not params:
+            return app
+        made_of = orjson.dumps([app.fingerprint, sorted(params.items())])
+        return replace(app, fingerprint=xxhash.xxh3_128_hexdigest(made_of))
+
+    return loaded
 
 
 def default_workers() -> int:

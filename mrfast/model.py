@@ -83,6 +83,7 @@ class JobSpec:
     bad_records_max: int = 0
     keep_intermediate: bool = False
     reuse: bool = False  # of earlier jobs' map outputs; this one's are kept for later ones
+    params: dict[str, str] = field(default_factory=dict)  # for the app
     app_path: str = ""  # of a job that runs on one machine, so that it can be resumed by its name alone
     compress_segments: bool = False  # where workers can
     compress: str = ""  # the parts: "zst" or "gz", the ends of their names

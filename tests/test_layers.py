@@ -15,13 +15,14 @@ PACKAGE = ROOT / "mrfast"
 # A module that is nowhere in the table may not exist: decide first where it belongs.
 BASE = {"mrfast.model", "mrfast.errors"}
 PLANES: dict[str, set[str]] = {
-    "mrfast": BASE | {"mrfast.api", "mrfast.counting", "mrfast.ops"},
+    "mrfast": BASE | {"mrfast.api", "mrfast.counting", "mrfast.ops", "mrfast.parameters"},
     "mrfast.api": set(),
     "mrfast.model": set(),
     "mrfast.errors": set(),
     "mrfast.index": BASE,
     "mrfast.interrupt": set(),
     "mrfast.counting": BASE,
+    "mrfast.parameters": BASE,
     "mrfast.core": BASE | {"mrfast._core", "mrfast.index", "mrfast.ops"},
     "mrfast.ops": BASE,
     "mrfast.zstd": set(),

@@ -28,7 +28,7 @@ import click  # noqa: E402
 from .. import __version__, api  # noqa: E402
 from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted, size_text  # noqa: E402
-from .options import check_resume, job_options  # noqa: E402
+from .options import check_resume, job_options, param_option  # noqa: E402
 from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
@@ -79,6 +79,7 @@ workers_option = click.option(
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and nothing else.")
 @workers_option
+@param_option
 @job_options
 def run(
     app: str | None,
@@ -118,6 +119,7 @@ def run(
 @click.argument("app", metavar="APP")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @workers_option
+@param_option
 @job_options
 def plan(app: str, inputs: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Print what a job would do: tasks, memory, requests to S3, and what they cost.
@@ -286,6 +288,7 @@ def mrfast_coordinator(
 )
 @click.argument("app", metavar="APP")
 @click.argument("address", required=False, metavar="[HOST:PORT]")
+@param_option
 @click.option("--slots", envvar="MRFAST_SLOTS", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @click.option(
     "--connect-s",
@@ -313,18 +316,20 @@ def mrfast_worker(
     token_file: str | None,
     drain_s: float,
     quiet: bool,
+    params: dict[str, str],
 ) -> None:
     """Run tasks for a coordinator, until its job is done.
 
-    APP is a Python file with `map` and `reduce`, the same for all workers of a job. The coordinator is at HOST:PORT,
-    else at $MR_COORDINATOR_ADDRESS, else at 127.0.0.1:8000. SIGTERM lets the running tasks end, and takes no new ones.
+    APP is a Python file with `map` and `reduce`, the same for all workers of a job, and so is each --param. The
+    coordinator is at HOST:PORT, else at $MR_COORDINATOR_ADDRESS, else at 127.0.0.1:8000. SIGTERM lets the running tasks
+    end, and takes no new ones.
     """
     from ..control.rpc import parse_address
     from ..control.tokens import token_from
     from ..tasks.worker import run_worker
 
     run_worker(
-        api.app_file(app),
+        api.with_params(api.app_file(app), params),
         parse_address(address or os.environ.get(ADDRESS_VARIABLE) or LISTEN),
         token=token_from(os.environ, token_file),
         slots=slots or api.default_workers(),

@@ -10,6 +10,7 @@ import click
 
 from .. import api
 from ..errors import UsageError
+from ..parameters import parsed
 from ..storage import ledger
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -58,6 +59,16 @@ def _use_prices(ctx: click.Context, param: click.Parameter, path: str | None) ->
 prices_option = click.option(
     "--prices", envvar="MRFAST_PRICES", metavar="FILE", callback=_use_prices, expose_value=False,
     help="Dollars for 1,000 requests as JSON, where they are not S3's list prices: {\"GET\": 0.0004}.",
+)  # fmt: skip
+
+
+def _parsed(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    return parsed(texts)
+
+
+param_option = click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", callback=_parsed,
+    help="What the app gets from mrfast.param(NAME), as text; as often as needed.",
 )  # fmt: skip
 
 

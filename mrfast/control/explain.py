@@ -27,7 +27,7 @@ def difference(first: AppInfo, other: AppInfo) -> str:
     else:
         what = (
             f"the application here is {other.name} ({other.fingerprint[:8]}), and the job's is {first.name} "
-            f"({first.fingerprint[:8]}): use the same file, unchanged"
+            f"({first.fingerprint[:8]}): use the same file, unchanged, and the same --param"
         )
     return f"refused, so that all of a job is made by one program: {what}"
 
