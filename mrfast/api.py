@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +45,13 @@ JOB_DEFAULTS: dict[str, Any] = {
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JobResult:
     """A finished job: its id, where its output is, how much went in and out, and its records."""
 
     job: str
     output_url: str
-    document: dict[str, Any] = field(repr=False)
+    document: dict[str, Any]
 
     @property
     def parts(self) -> list[str]:
@@ -80,6 +80,13 @@ class JobResult:
         """What these requests cost, in dollars, by the price table."""
         return float(self.document["cost_usd"])
 
+    cost = cost_usd
+
+    @property
+    def seconds(self) -> float:
+        """How long the job took, from its start to its commit."""
+        return float(self.document["seconds"])
+
     def records(self) -> Iterator[tuple[Any, Any]]:
         """(key, value) of every line of every part, in order of partition and key; a raw part has None as its keys.
 
@@ -88,6 +95,32 @@ class JobResult:
         from .cat import read_output
 
         return read_output(self.output_url, self.document)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """The same in order of the keys' bytes over all parts, if reduce keeps to its keys."""
+        from .cat import read_merged
+
+        return read_merged(self.output_url, self.document)
+
+    def to_dict(self) -> dict[Any, Any]:
+        """The value of each key, in the order of the keys' bytes; of a key that comes twice, the last."""
+        return dict(self)
+
+    def __repr__(self) -> str:
+        said = (
+            f"JobResult({self.job!r}, {self.totals['records_out']:,} records in {len(self.document['parts']):,} parts"
+        )
+        return f"{said}, {self.seconds:.2f} s, {self.output_url!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from html import escape
+
+        shown = {"job": self.job, "output": self.output_url, "seconds": f"{self.seconds:.2f}"}
+        numbers = self.totals | dict(sorted(self.counters.items()))
+        shown |= {name: f"{number:,}" for name, number in numbers.items()} | {"cost": f"${self.cost:,.4f}"}
+        rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in shown.items())
+        return f"<table>{''.join(rows)}</table>"
 
     def text(self) -> str:
         """All parts as one text, decompressed."""

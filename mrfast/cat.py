@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -14,7 +16,7 @@ from .model import part_name
 from .storage import open_store, scheme_of, split_url
 from .storage.base import Store, object_url, read_json, stream
 from .tasks.inflate import Inflater, compression
-from .tasks.writer import formatter, parse
+from .tasks.writer import formatter, key_bytes, parse
 
 SUCCESS_KEY = "_SUCCESS"
 MAP_OBJECT_BEGINS = b"MRFASTMAP1 "
@@ -54,10 +56,25 @@ def cat(url: str, *, jsonl: bool = False) -> Iterator[bytes]:
 
 def read_output(url: str, document: dict[str, Any]) -> Iterator[Pair]:
     """The (key, value) pairs of all parts of a finished output, in order of partition and key."""
+    for pairs in _read_parts(url, document):
+        yield from pairs
+
+
+def read_merged(url: str, document: dict[str, Any]) -> Iterator[Pair]:
+    """The same in order of their keys' bytes, as each part is; those of a raw output, which has none, as above."""
+    parts = _read_parts(url, document)
+    if document["app"]["output"] == "raw":
+        yield from chain.from_iterable(parts)
+    else:
+        yield from merge(*parts, key=lambda pair: key_bytes(pair[0]))
+
+
+def _read_parts(url: str, document: dict[str, Any]) -> Iterator[Iterator[Pair]]:
+    """The pairs of each part; a part is opened when its first one is asked for."""
     output, record_bytes = _format(document)
     for name in _names(document):
         part = f"{url.rstrip('/')}/{name}"
-        yield from parse(part_blocks(part), output, record_bytes=record_bytes, name=part)
+        yield parse(part_blocks(part), output, record_bytes=record_bytes, name=part)
 
 
 def part_blocks(url: str) -> Iterator[bytes]:

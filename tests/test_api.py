@@ -125,3 +125,39 @@ def test_nothing_is_printed_unless_asked(options: dict[str, Any], capfd: pytest.
 def test_what_functions_print_is_seen(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     mrfast.run(map=lambda name, data: print("seen") or [], reduce=ops.sum(), **options)
     assert capsys.readouterr().err == "seen\n"
+
+
+@pytest.mark.parametrize("output", ["text", "tsv", "jsonl"])
+def test_a_result_is_iterated_in_key_order(tmp_path: Path, output: str) -> None:
+    words = [f"w{number * 7919 % 1000}" for number in range(500)] + ["é", "\U0001f600", "\uffff", "a b", "Z"]
+
+    def each(filename: str, contents: bytes) -> Any:
+        return [(word, 1) for word in words]
+
+    (tmp_path / "in.txt").write_bytes(TEXT)
+    result = mrfast.run(
+        map=each, reduce=ops.sum(), output=output, inputs=tmp_path / "in.txt", store=tmp_path / "store", reduces=7
+    )
+    assert [key for key, _ in result] == sorted(words, key=str.encode)
+    assert sorted(result) == sorted(result.records())
+    assert {key: int(value) for key, value in result.to_dict().items()} == dict.fromkeys(words, 1)
+
+
+def test_a_raw_result_is_iterated_part_by_part(options: dict[str, Any]) -> None:
+    result = mrfast.run(map=ops.lines(), reduce=ops.identity(), **options)
+    assert list(result) == list(result.records())
+    assert len(list(result)) == 2
+
+
+def test_a_result_shows_itself(options: dict[str, Any]) -> None:
+    def one(filename: str, contents: bytes) -> Any:
+        mrfast.count("<bad>", 1234)
+        yield "k", 1
+
+    result = mrfast.run(map=one, reduce=ops.sum(), **options)
+    assert result.seconds > 0
+    assert result.cost == result.cost_usd == 0
+    assert repr(result).startswith(f"JobResult({result.job!r}, 1 records in 2 parts, ")
+    html = result._repr_html_()
+    assert "<th>&lt;bad&gt;</th><td>1,234</td>" in html
+    assert result.job in html
