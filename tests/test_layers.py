@@ -22,6 +22,7 @@ PLANES: dict[str, set[str]] = {
     "mrfast.index": BASE,
     "mrfast.interrupt": set(),
     "mrfast.counting": BASE,
+    "mrfast.result": BASE | {"mrfast.cat"},
     "mrfast.parameters": BASE,
     "mrfast.core": BASE | {"mrfast._core", "mrfast.index", "mrfast.ops"},
     "mrfast.ops": BASE,
@@ -57,11 +58,12 @@ PLANES: dict[str, set[str]] = {
     "mrfast.cat": BASE | {"mrfast.app", "mrfast.core", "mrfast.index", "mrfast.storage", "mrfast.tasks"},
     "mrfast.verification": BASE | {"mrfast.cat", "mrfast.storage"},
     "mrfast.cli": set(),
+    "mrfast.testing": set(),
     "mrfast.__main__": {"mrfast.cli"},
 }
 
 # What a user starts with: it may import everything, and nothing but the fronts imports it.
-FRONTS = {"mrfast.api", "mrfast.cli"}
+FRONTS = {"mrfast.api", "mrfast.cli", "mrfast.testing"}
 
 # The pure modules of control, and all that they may use: no clock, socket, thread, chance or log.
 PURE = {
