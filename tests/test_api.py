@@ -161,3 +161,24 @@ def test_a_result_shows_itself(options: dict[str, Any]) -> None:
     html = result._repr_html_()
     assert "<th>&lt;bad&gt;</th><td>1,234</td>" in html
     assert result.job in html
+
+
+STDIN = """
+import mrfast
+def map(filename, contents):
+    for word in contents.decode().split():
+        yield word, FACTOR
+FACTOR = 10
+result = mrfast.run(map=map, reduce=lambda key, values: sum(values), inputs="in.txt", store="store", workers=2)
+print(result.to_dict())
+"""
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["-c", STDIN]])
+def test_functions_of_a_script_from_stdin_run(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "in.txt").write_bytes(TEXT)
+    done = subprocess.run(
+        [sys.executable, *arguments], input=STDIN, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{'one': '10', 'three': '30', 'two': '20'}\n"
