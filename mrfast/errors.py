@@ -88,7 +88,14 @@ class CoordinatorLost(MrfastError):
 
 
 class JobFailed(MrfastError):
-    """The job ended FAILED: the message has the task, its input and offset, the user's traceback, the task's story."""
+    """The job ended FAILED: the message has the task, its input and offset, the user's traceback, the task's story.
+
+    Its cause is a UserError, if it was an exception of the user's that failed the job.
+    """
+
+
+class UserError(Exception):
+    """The exception of an application in another process, as the text of its traceback: the cause of a JobFailed."""
 
 
 class BadRecord(MrfastError):

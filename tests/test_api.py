@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 import types
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 import mrfast
 from mrfast import ops
-from mrfast.errors import MrfastError, UsageError
+from mrfast.errors import MrfastError, UsageError, UserError
 
 TEXT = b"one two two\nthree three three\n"
 EXPECTED = {"one": "1", "two": "2", "three": "3"}
@@ -182,3 +183,15 @@ def test_functions_of_a_script_from_stdin_run(tmp_path: Path, arguments: list[st
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "{'one': '10', 'three': '30', 'two': '20'}\n"
+
+
+def test_the_cause_of_a_failed_job_is_the_users_exception(options: dict[str, Any]) -> None:
+    def broken(filename: str, contents: bytes) -> Any:
+        raise ValueError("no good")
+
+    with pytest.raises(mrfast.JobFailed, match="ValueError: no good") as caught:
+        mrfast.run(map=broken, reduce=ops.sum(), attempts_max=1, **options)
+    assert isinstance(caught.value.__cause__, UserError)
+    said = "".join(traceback.format_exception(caught.value.__cause__))
+    assert f'File "{__file__}"' in said
+    assert 'raise ValueError("no good")' in said

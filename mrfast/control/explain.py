@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mrfast.control.records import JobFailure
-from mrfast.errors import JobFailed, MrfastError, StoreError
+from mrfast.errors import JobFailed, MrfastError, StoreError, UserError
 from mrfast.model import AppInfo, JobSpec
 
 NO_ZSTD = 'zstd is not here, and the job compresses by it: pip install "mrfast[zstd]"'
@@ -49,6 +49,8 @@ def explain(job: str, failure: JobFailure) -> str:
 def failed(job: str, failure: JobFailure) -> JobFailed:
     """The error of a job whose task has failed; with the store's exit code, where the store was why."""
     error = JobFailed(explain(job, failure))
+    if failure.failure is not None and failure.failure.traceback:
+        error.__cause__ = UserError(failure.failure.traceback)
     if failure.failure is not None and failure.failure.kind == "store":
         error.exit_code = StoreError.exit_code
     return error
