@@ -1,4 +1,4 @@
-"""The commands: mrfast run, cat and clean, mrfast-coordinator, mrfast-worker. Data on stdout, the rest on stderr."""
+"""The commands: mrfast run, cat, ..., mrfast-coordinator, mrfast-worker. Data on stdout, the rest on stderr."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted, size_text  # noqa: E402
 from .options import check_resume, job_options, param_option  # noqa: E402
 from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
+from .tools import check  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
@@ -185,6 +186,9 @@ def verify(url: str, quiet: bool) -> None:
         raise click.exceptions.Exit(1)
     if not quiet:
         say(f"mrfast: {counted(found.parts, 'part')}, {size_text(found.bytes)}: as the job wrote them")
+
+
+mrfast.add_command(check)
 
 
 @click.command(
