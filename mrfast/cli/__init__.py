@@ -30,7 +30,7 @@ from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted, size_text  # noqa: E402
 from .options import check_resume, job_options, param_option  # noqa: E402
 from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
-from .tools import check  # noqa: E402
+from .tools import check, new  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
@@ -188,7 +188,8 @@ def verify(url: str, quiet: bool) -> None:
         say(f"mrfast: {counted(found.parts, 'part')}, {size_text(found.bytes)}: as the job wrote them")
 
 
-mrfast.add_command(check)
+for _command in (check, new):
+    mrfast.add_command(_command)
 
 
 @click.command(

@@ -1,13 +1,15 @@
-"""The commands for whoever writes an application: mrfast check."""
+"""The commands for whoever writes an application: mrfast check and new."""
 
 from __future__ import annotations
 
+import keyword
+import os
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import api
-from ..errors import UsageError
+from ..errors import MrfastError, OutputExists, UsageError
 from ..watch.progress import counted
 from .show import print_data, say
 
@@ -46,6 +48,38 @@ def check(app: str, sample: tuple[str, ...], quiet: bool) -> None:
         raise click.exceptions.Exit(1)
     if not quiet:
         say(f"mrfast: {app}: the same answer under {counted(len(found.done), 'condition')}")
+
+
+@click.command(epilog="Example: mrfast new longest, and then: mrfast run longest.py books/*.txt")
+@click.argument("name", metavar="NAME")
+@click.option("--force", is_flag=True, help="Replace the files that are there.")
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def new(name: str, force: bool, quiet: bool) -> None:
+    """Write an application to start from, NAME.py, and its test, test_NAME.py, in this folder.
+
+    It counts words, and its comments say what map, reduce and combine are.
+    """
+    from .starter import APP, TEST
+
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a Python module; use letters, digits and _, as in: word_count"
+        )
+    files = {f"{name}.py": APP, f"test_{name}.py": TEST}
+    there = [path for path in files if os.path.lexists(path)]
+    if there and not force:
+        raise OutputExists(f"{' and '.join(there)} exists already; take another name, or replace it with --force")
+    for path, text in files.items():
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text.format(name=name))
+        except OSError as error:
+            raise MrfastError(f"{path}: cannot be written: {error.strerror}; go to a folder of your own") from None
+    if not quiet:
+        say(
+            f"mrfast: wrote {' and '.join(files)}; next:\n\n    pytest test_{name}.py\n"
+            f"    mrfast check {name}.py SAMPLE...\n    mrfast run {name}.py INPUT...\n"
+        )
 
 
 def _shown(app: str, change: Change) -> bytes:
