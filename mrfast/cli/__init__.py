@@ -28,9 +28,9 @@ import click  # noqa: E402
 from .. import __version__, api  # noqa: E402
 from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted, size_text  # noqa: E402
-from .options import check_resume, job_options, param_option  # noqa: E402
+from .options import check_resume, job_options, param_option, paths  # noqa: E402
 from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
-from .tools import check, new  # noqa: E402
+from .tools import check, completion_command, new  # noqa: E402
 
 LISTEN = "127.0.0.1:8000"
 ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
@@ -73,11 +73,12 @@ workers_option = click.option(
 
 
 @mrfast.command(
-    epilog="Example: mrfast run apps/wc.py books/*.txt s3://bucket/more/ -r 4 -o counts",
+    epilog="Example: mrfast run apps/wc.py books/*.txt -r 4 -o counts\n\n"
+    "Example: mrfast run apps/grep.py s3://bucket/logs/ --store s3://bucket/jobs --json",
     options_metavar="[OPTIONS]",
 )
-@click.argument("app", required=False, metavar="APP")
-@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.argument("app", required=False, metavar="APP", shell_complete=paths)
+@click.argument("inputs", nargs=-1, metavar="INPUT...", shell_complete=paths)
 @click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and nothing else.")
 @workers_option
 @param_option
@@ -116,9 +117,12 @@ def run(
     show_result(result, time.monotonic() - started, as_json=as_json, quiet=quiet)
 
 
-@mrfast.command(epilog="Example: mrfast plan apps/wc.py s3://bucket/books/ --store s3://bucket/jobs -r 100")
-@click.argument("app", metavar="APP")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@mrfast.command(
+    epilog="Example: mrfast plan apps/wc.py s3://bucket/books/ --store s3://bucket/jobs -r 100\n\n"
+    "Example: mrfast plan apps/sort.py logs/ --split-bytes 256MiB --json"
+)
+@click.argument("app", metavar="APP", shell_complete=paths)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=paths)
 @workers_option
 @param_option
 @job_options
@@ -157,7 +161,7 @@ def clean(job: str | None, store: str, reuse: bool, force: bool, quiet: bool) ->
 
 
 @mrfast.command(epilog="Example: mrfast cat mrfast-store/out/4f1c... | sort -k2,2nr | head")
-@click.argument("urls", nargs=-1, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="URL...", shell_complete=paths)
 @click.option("--jsonl", is_flag=True, help="A JSON object of key and value per line.")
 def cat(urls: tuple[str, ...], jsonl: bool) -> None:
     """Print a job's whole output, a part of it, or a map object.
@@ -172,7 +176,7 @@ def cat(urls: tuple[str, ...], jsonl: bool) -> None:
 
 
 @mrfast.command(epilog="Example: mrfast verify s3://bucket/jobs/out/4f1c...")
-@click.argument("url", metavar="URL")
+@click.argument("url", metavar="URL", shell_complete=paths)
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 def verify(url: str, quiet: bool) -> None:
     """Read a job's output again, and check the size and checksum of every part.
@@ -188,16 +192,12 @@ def verify(url: str, quiet: bool) -> None:
         say(f"mrfast: {counted(found.parts, 'part')}, {size_text(found.bytes)}: as the job wrote them")
 
 
-for _command in (check, new):
-    mrfast.add_command(_command)
-
-
 @click.command(
     cls=_QuietInvoke,
     context_settings=_HELP,
     epilog="Example: mrfast-coordinator books/*.txt, and then on any terminal: mrfast-worker apps/wc.py",
 )
-@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="INPUT...", shell_complete=paths)
 @click.option(
     "--listen",
     default=LISTEN,
@@ -214,7 +214,9 @@ for _command in (check, new):
     type=click.FloatRange(0),
     help="How long to answer late workers when the job is done.",
 )
-@click.option("--token-file", metavar="FILE", help="The file with the token, in place of $MRFAST_TOKEN.")
+@click.option(
+    "--token-file", metavar="FILE", shell_complete=paths, help="The file with the token, in place of $MRFAST_TOKEN."
+)
 @click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and no INPUT.")
 @job_options
 def mrfast_coordinator(
@@ -291,7 +293,7 @@ def mrfast_coordinator(
 @click.command(
     cls=_QuietInvoke, context_settings=_HELP, epilog="Example: mrfast-worker apps/wc.py 172.31.5.21:8000 --slots 4"
 )
-@click.argument("app", metavar="APP")
+@click.argument("app", metavar="APP", shell_complete=paths)
 @click.argument("address", required=False, metavar="[HOST:PORT]")
 @param_option
 @click.option("--slots", envvar="MRFAST_SLOTS", type=click.IntRange(1), help="Processes.  [default: one a core]")
@@ -303,7 +305,9 @@ def mrfast_coordinator(
     type=click.FloatRange(0),
     help="How long to look for the coordinator.",
 )
-@click.option("--token-file", metavar="FILE", help="The file with the token, in place of $MRFAST_TOKEN.")
+@click.option(
+    "--token-file", metavar="FILE", shell_complete=paths, help="The file with the token, in place of $MRFAST_TOKEN."
+)
 @click.option(
     "--drain-s",
     default=90.0,
@@ -342,6 +346,11 @@ def mrfast_worker(
         drain_s=drain_s,
         say=(lambda text: None) if quiet else (lambda text: say(f"mrfast: {text}")),
     )
+
+
+_COMMANDS = {"mrfast": mrfast, "mrfast-coordinator": mrfast_coordinator, "mrfast-worker": mrfast_worker}
+for _command in (check, new, completion_command(_COMMANDS)):
+    mrfast.add_command(_command)
 
 
 def _ctrl_c_raises() -> None:

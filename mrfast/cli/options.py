@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from .. import api
 from ..errors import UsageError
 from ..parameters import parsed
 from ..storage import ledger
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
@@ -51,6 +54,13 @@ def check_resume(job: str, own: Collection[str]) -> None:
             raise UsageError(f"--resume {job}: the job is described already; leave out {what}")
 
 
+def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What the shell is to complete: a file's name, which click would do for its own type of a path only."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 def _use_prices(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
     if path is not None:
         ledger.use_prices(ledger.read_prices(path))
@@ -58,6 +68,7 @@ def _use_prices(ctx: click.Context, param: click.Parameter, path: str | None) ->
 
 prices_option = click.option(
     "--prices", envvar="MRFAST_PRICES", metavar="FILE", callback=_use_prices, expose_value=False,
+    shell_complete=paths,
     help="Dollars for 1,000 requests as JSON, where they are not S3's list prices: {\"GET\": 0.0004}.",
 )  # fmt: skip
 
@@ -76,8 +87,8 @@ def job_options(command: F) -> F:
     """The options that describe a job, for `run` and for the coordinator alike."""
     options = (
         click.option("--store", default=api.STORE, envvar="MRFAST_STORE", show_default=True, metavar="URL",
-                     help="A folder, or s3://bucket/prefix, for all that the job writes."),
-        click.option("-o", "--output", "output_url", metavar="URL",
+                     shell_complete=paths, help="A folder, or s3://bucket/prefix, for all that the job writes."),
+        click.option("-o", "--output", "output_url", metavar="URL", shell_complete=paths,
                      help="Where the parts go.  [default: STORE/out/JOB ID]"),
         click.option("-r", "--reduces", default=api.REDUCES, envvar="MRFAST_REDUCES", show_default=True,
                      type=click.IntRange(1, 65_535), help="Number of partitions, and of parts."),

@@ -1,9 +1,10 @@
-"""The commands for whoever writes an application: mrfast check and new."""
+"""The commands for whoever writes an application: mrfast check and new; and completion."""
 
 from __future__ import annotations
 
 import keyword
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ import click
 from .. import api
 from ..errors import MrfastError, OutputExists, UsageError
 from ..watch.progress import counted
+from .options import paths
 from .show import print_data, say
 
 if TYPE_CHECKING:
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 LINES_SHOWN = 20
 
 
-@click.command(epilog="Examples: mrfast check apps/mean_size.py access.log; mrfast check app.py books/*.txt")
-@click.argument("app", metavar="APP")
-@click.argument("sample", nargs=-1, metavar="SAMPLE...")
+@click.command(
+    epilog="Example: mrfast check apps/mean_size.py access.log\n\nExample: mrfast check app.py books/*.txt s3://bucket/one.gz"
+)
+@click.argument("app", metavar="APP", shell_complete=paths)
+@click.argument("sample", nargs=-1, metavar="SAMPLE...", shell_complete=paths)
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 def check(app: str, sample: tuple[str, ...], quiet: bool) -> None:
     """Run APP on a sample under other conditions, and see whether its answer changes.
@@ -80,6 +84,28 @@ def new(name: str, force: bool, quiet: bool) -> None:
             f"mrfast: wrote {' and '.join(files)}; next:\n\n    pytest test_{name}.py\n"
             f"    mrfast check {name}.py SAMPLE...\n    mrfast run {name}.py INPUT...\n"
         )
+
+
+def completion_command(commands: Mapping[str, click.Command]) -> click.Command:
+    """The command that prints what makes a shell complete these commands."""
+
+    @click.command(epilog='Example: eval "$(mrfast completion bash)"')
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    def completion(shell: str) -> None:
+        """Print a script with which a shell completes mrfast, mrfast-coordinator and mrfast-worker.
+
+        For each new shell: eval "$(mrfast completion bash)" in ~/.bashrc, or the same with zsh in ~/.zshrc behind
+        compinit, or mrfast completion fish | source in ~/.config/fish/config.fish.
+        """
+        from click.shell_completion import get_completion_class
+
+        maker = get_completion_class(shell)
+        assert maker is not None
+        for name, command in commands.items():
+            variable = f"_{name.replace('-', '_')}_COMPLETE".upper()
+            print_data([maker(command, {}, name, variable).source().encode() + b"\n"])
+
+    return completion
 
 
 def _shown(app: str, change: Change) -> bytes:
