@@ -266,7 +266,7 @@ _SEED = "do not emit or choose in the order of a set: sort it"
 # The narrow ones first: a combine that is wrong shows with other splits, too.
 CONDITIONS: tuple[Condition, ...] = (
     Condition("a second run", "map, combine and reduce must depend on their arguments alone: no clock, no chance"),
-    Condition("combine not applied", _COMBINE, lambda app: app.combine is not None and _python_reduce(app),
+    Condition("combine not applied", _COMBINE, lambda app: app.combine is not None,
               lambda app: dataclasses.replace(app, combine=None)),
     Condition("combine applied to each value, and again", _COMBINE, _python_combine, _combined_again(1)),
     Condition("combine applied to two values at a time, and again", _COMBINE, _python_combine, _combined_again(2)),

@@ -37,6 +37,13 @@ WRONG = {
         "combine not applied",
         1,
     ),
+    "combine that does not fit a native reduce": (
+        "from mrfast import ops\ninput = 'lines'\ndef map(f, line):\n    yield 'k', int(line)\n"
+        "def combine(k, values):\n    return max(values)\nreduce = ops.sum()\n",
+        "1\n2\n3\n4\n",
+        "combine not applied",
+        2,
+    ),
     "order of values": (
         "input = 'lines'\ndef map(f, line):\n    yield 'k', line\ndef reduce(k, values):\n    return next(values)\n",
         "a\na\nb\nc\n",
