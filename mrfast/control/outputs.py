@@ -152,7 +152,8 @@ def index_at_end(store: Store, key: str, size: int, tail_bytes: int = INDEX_TAIL
 
 def is_intact(store: Store, key: str, segment: Segment) -> bool:
     """Whether the segment can be read as it was accepted: for a reduce that says it cannot."""
-    return all(_is_intact(store, key, single) for single in singles(segment) if single.length)
+    its = [single for single in singles(segment) if single.length]
+    return bool(its) and all(_is_intact(store, key, single) for single in its)
 
 
 def _is_intact(store: Store, key: str, segment: Segment) -> bool:
