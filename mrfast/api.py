@@ -71,13 +71,15 @@ def run(
     compress_segments: bool | None = None,
     compress: str | None = None,
     params: Mapping[str, str] | None = None,
+    prices: Mapping[str, float] | None = None,
     quiet: bool = True,
 ) -> JobResult:
     """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
 
     The functions need not be picklable: the processes that run them are forked. They ask for `params` with
-    mrfast.param(), an application file also while it loads. What goes wrong is raised as one of the
-    classes of mrfast.errors; after Ctrl-C nothing of the job is left.
+    mrfast.param(), an application file also while it loads. `prices` are dollars for 1,000 requests of a verb, where
+    they are not S3's. What goes wrong is raised as one of the classes of mrfast.errors; after Ctrl-C nothing of the
+    job is left.
     """
     load = _loader(app, map, reduce, combine, input, output)
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
@@ -104,13 +106,20 @@ def run(
         compress_segments=compress_segments,
         compress=compress,
         params=params,
+        prices=prices,
         app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
         view=None if quiet else _view(),
     )
 
 
 def run_job(
-    load: Callable[[], App], inputs: Sequence[str], *, workers: int | None, view: ProgressView | None, **options: Any
+    load: Callable[[], App],
+    inputs: Sequence[str],
+    *,
+    workers: int | None,
+    view: ProgressView | None,
+    prices: Mapping[str, float] | None = None,
+    **options: Any,
 ) -> JobResult:
     """The result of the job of the app that `load` gives; `options` are those of `make_spec`."""
     from .engines.local import run_local
@@ -121,9 +130,10 @@ def run_job(
     if workers < 1:
         raise UsageError(f"{workers} workers: at least one is needed")
     preload()
-    spec = make_spec(inputs, slots=workers, **options)
-    load = with_params(load, spec.params)
-    document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
+    with ledger.at_prices(prices):
+        spec = make_spec(inputs, slots=workers, **options)
+        load = with_params(load, spec.params)
+        document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
     return JobResult(spec.job, spec.output_url, document)
 
 
@@ -134,6 +144,7 @@ def plan(
     store: str | os.PathLike[str] = STORE,
     output_url: str | os.PathLike[str] | None = None,
     workers: int | None = None,
+    prices: Mapping[str, float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What a job would do, without doing it: its tasks, its requests by verb and phase, and dollars.
@@ -167,7 +178,8 @@ def plan(
     if spec.reuse:
         tasks = splits.plan(spec.inputs, loaded.cut, spec.split_bytes)
         reused = reuse.look(open_store(spec.store_url), loaded.info(), spec.reduces, tasks)
-    return planned(spec, loaded.cut, ledger.current().counts(), missing, reused).document()
+    with ledger.at_prices(prices):
+        return planned(spec, loaded.cut, ledger.current().counts(), missing, reused).document()
 
 
 def verify(url: str | os.PathLike[str]) -> Verified:

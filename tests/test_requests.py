@@ -264,6 +264,18 @@ def test_plan_and_storage_mean_the_same_parts() -> None:
     assert (plan.UPLOAD_PART_BYTES, plan.BLOCK_BYTES) == (s3.PART_BYTES, reader.BLOCK_BYTES)
 
 
+def test_prices_of_one_run() -> None:
+    counts = {"map": {"GET": {"ok": 2000}}}
+    before = ledger.document(counts)["cost_usd"]
+    with ledger.at_prices({"GET": 1}):
+        assert ledger.document(counts)["cost_usd"] == 2
+    with ledger.at_prices(None):
+        assert ledger.document(counts)["cost_usd"] == before
+    for wrong in ({"HELLO": 1}, {"GET": "1"}, {"GET": -1}, []):
+        with pytest.raises(UsageError, match="prices: a dict of dollars"), ledger.at_prices(wrong):  # type: ignore[arg-type]
+            pass
+
+
 def test_prices_are_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "_prices", ledger.PRICES)
     prices = tmp_path / "prices.json"

@@ -174,12 +174,16 @@ def read_prices(path: str) -> dict[str, float]:
         raise UsageError(f"--prices {path}: cannot be read: {error.strerror}") from None
     except orjson.JSONDecodeError as error:
         raise UsageError(f"--prices {path}: is not JSON: {error}") from None
+    return checked_prices(found, f"--prices {path}: a JSON object")
+
+
+def checked_prices(found: Any, what: str = "prices: a dict") -> dict[str, float]:
+    """The price table with `found` in place of its own numbers; UsageError."""
     if not isinstance(found, dict) or not all(
         verb in VERBS and type(price) in (int, float) and price >= 0 for verb, price in found.items()
     ):
         raise UsageError(
-            f'--prices {path}: a JSON object of dollars for 1,000 requests is needed, as in {{"GET": 0.0004}}; '
-            f"its names are {', '.join(VERBS)}"
+            f'{what} of dollars for 1,000 requests is needed, as in {{"GET": 0.0004}}; its names are {", ".join(VERBS)}'
         )
     return PRICES | found
 
@@ -206,6 +210,18 @@ def use_prices(prices: Mapping[str, float]) -> None:
     """Costs are by this table from now on."""
     global _prices
     _prices = prices
+
+
+@contextmanager
+def at_prices(prices: Mapping[str, float] | None) -> Iterator[None]:
+    """In the block, costs are by the price table with these in place of its own; None: by that in use."""
+    before = _prices
+    if prices is not None:
+        use_prices(checked_prices(prices))
+    try:
+        yield
+    finally:
+        use_prices(before)
 
 
 def phase() -> str:
