@@ -12,13 +12,13 @@ import dataclasses
 import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from subprocess import PIPE, Popen
 from typing import Any
 
 import orjson
 
-from mrfast import model, storage
+from mrfast import model, parameters, storage
 from mrfast.app import App, load_app
 from mrfast.errors import AppError, InputMissing, JobFailed, MrfastError
 from mrfast.index import SegmentIndex
@@ -82,13 +82,20 @@ class Checked:
     change: Change | None
 
 
-def check(app_path: str, inputs: Sequence[str], *, shrink_runs: int = SHRINK_RUNS) -> Checked:
+def check(
+    app_path: str, inputs: Sequence[str], *, params: Mapping[str, str] | None = None, shrink_runs: int = SHRINK_RUNS
+) -> Checked:
     """What changes the answer of the application on the sample; JobFailed, AppError, InputMissing."""
-    app = load_app(app_path)
+    given = parameters.checked(params)
+    before = parameters.use(given)
+    try:
+        app = load_app(app_path)
+    finally:
+        parameters.use(before)
     files, bounds = sample(inputs, app.cut)
     done: list[str] = []
     left_out = [condition.name for condition in CONDITIONS if not condition.fits(app)]
-    with contextlib.closing(_Runs(app_path)) as runs:
+    with contextlib.closing(_Runs(app_path, given)) as runs:
         expected = runs.answer(files)
         if expected.failed:
             raise JobFailed("\n".join([f"{app_path} fails on the sample:", expected.failed, *bounds]))
@@ -285,8 +292,8 @@ CONDITIONS: tuple[Condition, ...] = (
 class _Runs:
     """The processes that run the application, one for each hash seed; one that dies is replaced."""
 
-    def __init__(self, app_path: str):
-        self._app_path = os.path.abspath(app_path)
+    def __init__(self, app_path: str, params: Mapping[str, str]):
+        self._app = os.path.abspath(app_path), params
         self._children: dict[int, Popen[bytes]] = {}
 
     def close(self) -> None:
@@ -305,7 +312,7 @@ class _Runs:
         ]
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.stdin.write(orjson.dumps([self._app_path, *asked]) + b"\n")
+            child.stdin.write(orjson.dumps([*self._app, *asked]) + b"\n")
             child.stdin.flush()
             reply = child.stdout.readline()
         except BrokenPipeError:
@@ -333,10 +340,11 @@ def serve() -> None:
     os.dup2(2, 1)
     conditions = {condition.name: condition for condition in CONDITIONS}
     for question in questions:
-        path, name, *given = orjson.loads(question)
+        path, params, name, *given = orjson.loads(question)
         files = [(os.fsdecode(bytes.fromhex(file)), bytes.fromhex(data)) for file, data in given]
         condition = conditions.get(name, Condition("", ""))
         try:
+            parameters.use(params)
             app = load_app(path)  # each time: what it keeps in its module is not for the next run
             sys.path[:] = dict.fromkeys(sys.path)
             answer = run_once(condition.change(app), files, pieces=condition.pieces, backwards=condition.backwards)

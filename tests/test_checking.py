@@ -154,6 +154,17 @@ def test_a_compressed_sample_is_read_as_what_it_holds(tmp_path: Path):
     assert "input in.txt:\n" in done.stdout
 
 
+def test_an_app_with_parameters(tmp_path: Path):
+    app = "import mrfast\nKEY = mrfast.param('key')\ninput = 'lines'\n"
+    app += "def map(f, line):\n    yield KEY, mrfast.param('key')\ndef reduce(key, values):\n    return max(values)\n"
+    (tmp_path / "app.py").write_text(app)
+    (tmp_path / "a.txt").write_text("1\n2\n")
+    assert check(tmp_path, "app.py", "a.txt", "--param", "key=k").returncode == 0
+    done = check(tmp_path, "app.py", "a.txt")
+    assert done.returncode == 2
+    assert "add --param key=..." in done.stderr
+
+
 def test_ddmin_leaves_out_all_that_can_be():
     asked = 0
 

@@ -12,7 +12,7 @@ import click
 from .. import api
 from ..errors import MrfastError, OutputExists, UsageError
 from ..watch.progress import counted
-from .options import paths
+from .options import param_option, paths
 from .show import print_data, say
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ LINES_SHOWN = 20
 )
 @click.argument("app", metavar="APP", shell_complete=paths)
 @click.argument("sample", nargs=-1, metavar="SAMPLE...", shell_complete=paths)
+@param_option
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
-def check(app: str, sample: tuple[str, ...], quiet: bool) -> None:
+def check(app: str, sample: tuple[str, ...], quiet: bool, params: Mapping[str, str]) -> None:
     """Run APP on a sample under other conditions, and see whether its answer changes.
 
     The conditions: other splits, combine applied or not or often, values in other orders, other hash seeds, another
@@ -41,7 +42,7 @@ def check(app: str, sample: tuple[str, ...], quiet: bool) -> None:
     api.app_file(app)
     from ..checking import check as checked
 
-    found = checked(app, sample)
+    found = checked(app, sample, params=params)
     if not quiet:
         for bound in found.bounds:
             say(f"mrfast: {bound}")
