@@ -236,6 +236,9 @@ class JobDriver(JobWork):
             else min(scheduler.reduces_done * self._groups.size, self.spec.reduces),
             "workers": len(self._workers) if scheduler is None else scheduler.crew.present(now),
             "attempts": dict(self._attempts),
+            # Of accepted maps.
+            "bytes_done": self._outputs.bytes_in,
+            "records_done": self._outputs.records_in,
             "running": [
                 {"attempt": each.name, "worker": each.worker, "seconds": round(now - each.since, 3)}
                 for each in running[:RUNNING_SHOWN]

@@ -27,6 +27,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def crew_text(status: dict[str, Any]) -> str:
+    """Who works, what went wrong, and what it cost so far."""
+    told = [counted(status["workers"], "worker")]
+    if failed := status["attempts"]["failed"]:
+        told.append(f"{counted(failed, 'attempt')} failed")
+    if requests := sum(status["requests"]["by_verb"].values()):
+        told.append(f"{counted(requests, 'request')} to S3, ${status['cost_usd']:,.4f}")
+    return ", ".join(told)
+
+
 class ProgressView:
     """Shows what `update` is told; `close` leaves the terminal as it was."""
 
@@ -45,7 +55,7 @@ class ProgressView:
         return None if self._quiet else max(0.0, self._next - now)
 
     def update(self, status: dict[str, Any], now: float) -> None:
-        """Shows the job's status, if it is time to: maps, maps_done, reduces, reduces_done, running, bytes_done."""
+        """Shows the job's status, as JobDriver.status gives it, if it is time to."""
         if self._quiet or now < self._next or not status.get("maps"):
             return
         if self._unnamed:
@@ -55,7 +65,7 @@ class ProgressView:
             )
         if self._terminal:
             self._next = now + BARS_EVERY_S
-            self._draw(status)
+            self._draw(status, now)
         else:
             self._next = now + LINE_EVERY_S
             with suppress(OSError):  # nobody reads it any more: no reason to end the job
@@ -78,23 +88,39 @@ class ProgressView:
             self._bars = None
 
     def _line(self, status: dict[str, Any], now: float) -> str:
-        return (
-            f"mrfast: {now - self._start:.0f} s: {status['maps_done']:,} of {counted(status['maps'], 'map')}, "
+        done = (
+            f"{status['maps_done']:,} of {counted(status['maps'], 'map')}, "
             f"{status['reduces_done']:,} of {counted(status['reduces'], 'reduce')} done"
         )
+        told = "; ".join(text for text in (done, self._speed(status, now), crew_text(status)) if text)
+        return f"mrfast: {now - self._start:.0f} s: {told}"
 
-    def _draw(self, status: dict[str, Any]) -> None:
+    def _speed(self, status: dict[str, Any], now: float) -> str:
+        """What the maps that are done took in each second so far; "" before the first and behind the last."""
+        seconds, size = now - self._start, status["bytes_done"]
+        if not size or seconds <= 0 or status["maps_done"] == status["maps"]:
+            return ""
+        return f"{size_text(size / seconds)}/s, {status['records_done'] / seconds:,.0f} records/s"
+
+    def _draw(self, status: dict[str, Any], now: float) -> None:
         if self._bars is None:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description:<7}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                *(TextColumn("{task.description:<7}"), BarColumn(), MofNCompleteColumn()),
+                *(TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[told]}")),
+            )
             console = Console(file=self._stream)  # rich itself honours NO_COLOR
             # No thread of its own: the process forks.
             self._bars = Progress(*columns, console=console, transient=True, auto_refresh=False)
             self._bars.start()
             for name in ("maps", "reduces"):
-                self._rows[name] = self._bars.add_task(name, total=status[name])
+                self._rows[name] = self._bars.add_task(name, total=status[name], told="")
+        told = {"maps": self._speed(status, now), "reduces": crew_text(status)}
         for name, row in self._rows.items():
-            self._bars.update(row, completed=status[f"{name}_done"], total=status[name])
+            done, total = status[f"{name}_done"], status[name]
+            if name == "reduces" and done == total and status["state"] != "COMMITTED":
+                done -= 0.5  # nothing is there before the commit: no full bar either
+            self._bars.update(row, completed=done, total=total, told=told[name])
         self._bars.refresh()
