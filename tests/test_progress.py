@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 def status(**changes: Any) -> dict[str, Any]:
     return {
         **{"job": "j1", "state": "RUNNING", "maps": 8, "maps_done": 3, "reduces": 1, "reduces_done": 0, "workers": 2},
-        **{"attempts": {"started": 9, "failed": 0}, "bytes_done": 0, "records_done": 0},
+        **{"attempts": {"started": 9, "failed": 0, "running": 3}, "bytes_done": 0, "records_done": 0},
         **{"requests": {"by_verb": {}}, "cost_usd": 0.0},
         **changes,
     }
@@ -40,7 +40,7 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds() -> None:
     view.update(status(), 10.1)
     assert stream.getvalue().splitlines() == [
         "mrfast: job j1; should it be killed: mrfast run --resume j1",
-        "mrfast: 10 s: 3 of 8 maps, 0 of 1 reduce done; 2 workers",
+        "mrfast: 10 s: 3 of 8 maps, 0 of 1 reduce done; 3 running on 2 workers",
     ]
     view.close()
 
@@ -68,7 +68,7 @@ def test_on_a_terminal_bars_come_and_go_and_prints_stay() -> None:
 
 
 FULL: dict[str, Any] = {
-    **{"attempts": {"started": 9, "failed": 1}, "bytes_done": 20 << 20, "records_done": 5000},
+    **{"attempts": {"started": 9, "failed": 1, "running": 3}, "bytes_done": 20 << 20, "records_done": 5000},
     **{"requests": {"by_verb": {"GET": 7, "PUT": 3}}, "cost_usd": 0.0123},
 }
 
@@ -78,7 +78,7 @@ def test_a_line_tells_speed_workers_failures_and_cost() -> None:
     view = ProgressView(0.0, stream=stream)
     view.update(status(**FULL), 10.0)
     view.update(status(**FULL, maps_done=8), 20.0)
-    crew = "2 workers, 1 attempt failed, 10 requests to S3, $0.0123"
+    crew = "3 running on 2 workers, 1 attempt failed, 10 requests to S3, $0.0123"
     assert stream.getvalue().splitlines()[1:] == [
         f"mrfast: 10 s: 3 of 8 maps, 0 of 1 reduce done; 2.0 MiB/s, 500 records/s; {crew}",
         f"mrfast: 20 s: 8 of 8 maps, 0 of 1 reduce done; {crew}",

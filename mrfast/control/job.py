@@ -235,7 +235,7 @@ class JobDriver(JobWork):
             if scheduler is None
             else min(scheduler.reduces_done * self._groups.size, self.spec.reduces),
             "workers": len(self._workers) if scheduler is None else scheduler.crew.present(now),
-            "attempts": dict(self._attempts),
+            "attempts": self._attempts | {"running": len(running)},
             # Of accepted maps.
             "bytes_done": self._outputs.bytes_in,
             "records_done": self._outputs.records_in,

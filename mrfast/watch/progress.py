@@ -29,7 +29,9 @@ def counted(count: int, noun: str) -> str:
 
 def crew_text(status: dict[str, Any]) -> str:
     """Who works, what went wrong, and what it cost so far."""
-    told = [counted(status["workers"], "worker")]
+    told = [f"{status['attempts']['running']:,} running"]
+    if status["workers"] != 1:  # `mrfast run` is one
+        told[0] += f" on {counted(status['workers'], 'worker')}"
     if failed := status["attempts"]["failed"]:
         told.append(f"{counted(failed, 'attempt')} failed")
     if requests := sum(status["requests"]["by_verb"].values()):
