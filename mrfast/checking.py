@@ -20,14 +20,13 @@ import orjson
 
 from mrfast import model, parameters, storage
 from mrfast.app import App, load_app
-from mrfast.errors import AppError, InputMissing, JobFailed, MrfastError
-from mrfast.index import SegmentIndex
-from mrfast.model import InputCut, MapReport, MapTask, Piece, ReduceReport, ReduceTask, Segment
+from mrfast.errors import AppError, InputMissing, JobFailed
+from mrfast.model import InputCut, MapReport, Piece, ReduceReport
 from mrfast.storage import base
 from mrfast.storage.inputs import resolve
-from mrfast.tasks.mapper import pairs_of, run_map
+from mrfast.tasks.mapper import pairs_of
 from mrfast.tasks.reader import PieceReader
-from mrfast.tasks.reducer import run_reduce
+from mrfast.testing import JOB, Job
 
 SAMPLE_BYTES = 1 << 20
 SHRINK_RUNS = 200
@@ -143,51 +142,27 @@ def sample(inputs: Sequence[str], cut: InputCut, bytes_max: int = SAMPLE_BYTES) 
     return files, bounds
 
 
-class _Segments:
-    """The source of a reduce: all its segments at once."""
-
-    def __init__(self, segments: list[Segment]):
-        self._segments = segments
-
-    def pages(self) -> Iterator[tuple[list[Segment], bool]]:
-        yield self._segments, True
-
-    def bad(self, segment: Segment, why: str) -> None:
-        raise MrfastError(f"a segment in memory cannot be read: {why}")
-
-
 def run_once(app: App, files: Sequence[File], *, pieces: int = 1, backwards: bool = False) -> Answer:
     """The answer of one job in memory: each file in so many pieces, where the app allows it; the last map first."""
-    url = "memory://check"
-    store = storage.open_store(url)
-    cuts: list[Piece] = []
+    job = Job(app, {}, reduces=REDUCES, memory_bytes=MEMORY_BYTES)
     for number, (path, data) in enumerate(files):
-        info = store.put(f"in/{number}", data)
-        step = max(-(-len(data) // (pieces if app.cut.splittable else 1)), 1)
-        for at in range(0, max(len(data), 1), step):
-            cuts.append(Piece(path, f"{url}/in/{number}", len(data), info.etag, at, min(step, len(data) - at)))
-    segments, parts = [list[Segment]() for _ in range(REDUCES)], list[bytes]()
+        job.add(path, data, -(-len(data) // pieces), f"in/{number}")  # not by its path: it is decompressed already
+    maps: dict[int, MapReport] = {}
+    parts: list[bytes] = []
     try:
-        for number in range(len(cuts))[:: -1 if backwards else 1]:
-            attempt = f"{model.map_name(number)}.1.1"
-            task = MapTask("check", attempt, number, (cuts[number],), url, REDUCES, MEMORY_BYTES)
-            mapped = run_map(app, task, lambda progress: None, storage.open_store)
+        for number in range(len(job.pieces))[:: -1 if backwards else 1]:
+            mapped = job.map(number)
             if not isinstance(mapped, MapReport):
                 return Answer(failed=_told(mapped))
-            index = SegmentIndex.unpack(mapped.index)
-            for partition, held in enumerate(segments):
-                held.append(Segment(number, attempt, *index.segment(partition), index.key_kind or "", index.digest()))
-        for partition, held in enumerate(segments):
-            attempt = f"{model.reduce_name(partition)}.1.1"
-            held.sort(key=lambda segment: segment.map_index)
-            reduce_task = ReduceTask("check", attempt, partition, len(cuts), url, MEMORY_BYTES)
-            reduced = run_reduce(app, reduce_task, _Segments(held), lambda progress: None, storage.open_store)
+            maps[number] = mapped
+        for partition in range(REDUCES):
+            reduced = job.reduce([maps[number] for number in sorted(maps)], partition)
             if not isinstance(reduced, ReduceReport):
                 return Answer(failed=_told(reduced))
-            parts.append(base.read(store, model.out_key("check", attempt)))
+            parts.append(base.read(job.store, model.out_key(JOB, reduced.attempt)))
     finally:
-        for found in list(store.list()):
-            store.delete(found.key)
+        for found in list(job.store.list()):
+            job.store.delete(found.key)
     return Answer(tuple(parts))
 
 

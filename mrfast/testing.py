@@ -113,11 +113,15 @@ class Job:
         self.progress: list[Progress] = []
         self.pieces: list[Piece] = []
         for path, data in files.items():
-            info = self.store.put(f"in/{path}", data)
-            step = split_bytes if app.cut.splittable and not path.endswith(".gz") else max(len(data), 1)
-            for at in range(0, max(len(data), 1), step):
-                length = min(step, len(data) - at)
-                self.pieces.append(Piece(path, f"{self.url}/in/{path}", len(data), info.etag, at, length))
+            self.add(path, data, len(data) if path.endswith(".gz") else split_bytes, f"in/{path}")
+
+    def add(self, path: str, data: bytes, split_bytes: int, key: str) -> None:
+        """One more file, a map for each split of it where the application's input may be cut."""
+        info = self.store.put(key, data)
+        step = max(split_bytes if self.app.cut.splittable else len(data), 1)
+        for at in range(0, max(len(data), 1), step):
+            length = min(step, len(data) - at)
+            self.pieces.append(Piece(path, f"{self.url}/{key}", len(data), info.etag, at, length))
 
     def map(self, index: int, *pieces: Piece) -> MapReport | Failure:
         task = MapTask(

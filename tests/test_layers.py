@@ -56,7 +56,7 @@ PLANES: dict[str, set[str]] = {
     "mrfast.watch": BASE | {"mrfast.storage"},
     "mrfast.cluster": BASE | {"mrfast.storage"},
     "mrfast.cat": BASE | {"mrfast.app", "mrfast.core", "mrfast.index", "mrfast.storage", "mrfast.tasks"},
-    "mrfast.checking": BASE | {"mrfast.app", "mrfast.parameters", "mrfast.index", "mrfast.storage", "mrfast.tasks"},
+    "mrfast.checking": BASE | {"mrfast.app", "mrfast.parameters", "mrfast.storage", "mrfast.tasks", "mrfast.testing"},
     "mrfast.verification": BASE | {"mrfast.cat", "mrfast.storage"},
     "mrfast.cli": set(),
     "mrfast.testing": set(),

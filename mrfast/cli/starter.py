@@ -44,15 +44,12 @@ TEST = '''\
 
 from pathlib import Path
 
-import mrfast
+from mrfast import testing
 
 APP = Path(__file__).with_name("{name}.py")
 
 
-def test_words_are_counted(tmp_path):
-    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
-    one.write_text("To be, or not\\nto be\\n")
-    two.write_text("be\\n")
-    result = mrfast.run(APP, [str(one), str(two)], store=str(tmp_path / "store"), workers=1)
-    assert dict(result.records()) == {{"to": 2, "be": 3, "or": 1, "not": 1}}
+def test_words_are_counted():
+    result = testing.run(APP, {{"one.txt": b"To be, or not\\nto be\\n", "two.txt": b"be\\n"}})
+    assert result.to_dict() == {{"to": 2, "be": 3, "or": 1, "not": 1}}
 '''
