@@ -339,7 +339,7 @@ class SimJob:
         if scheduler is not None:
             scheduler.validate()
             deadline = scheduler._leases.next_deadline()
-            if deadline is not None and deadline < self.world.now and scheduler.state == "RUNNING":
+            if deadline is not None and deadline < self.world.now and coordinator.driver.state == "RUNNING":
                 raise Violation("a lease outlives its end")
 
     def told(self, coordinator: Coordinator, method: str, call: Any, answer: Any) -> None:
