@@ -225,6 +225,22 @@ cdef extern from "_native/fields.h" nogil:
     int mr_emit_fields(void *context, const mr_line *line) noexcept
 
 
+cdef extern from "_native/hot.h" nogil:
+    enum: MR_HOT_KEYS, MR_HOT_KEY_BYTES
+    ctypedef struct mr_hot_key:
+        uint64_t bytes
+        uint64_t records
+        uint64_t digest
+        uint32_t partition
+        uint32_t key_len
+        uint8_t key[64]
+    ctypedef struct mr_hot:
+        mr_hot_key keys[32]
+        size_t count
+        uint64_t least
+        uint64_t runs
+
+
 cdef extern from "_native/drain.h" nogil:
     size_t MR_NEED_BYTES
     ctypedef struct mr_drain:
@@ -233,6 +249,7 @@ cdef extern from "_native/drain.h" nogil:
         uint64_t *counts
         uint64_t *checksums
         uint64_t records
+        mr_hot hot
     size_t mr_sink_need(const mr_sink *s, uint32_t partitions)
     int mr_drain_begin(const mr_sink *s, uint32_t partitions, mr_drain *d)
     int mr_drain_write(const mr_sink *s, mr_drain *d, mr_buffer *out, size_t limit)

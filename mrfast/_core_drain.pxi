@@ -1,3 +1,14 @@
+cdef tuple hot_keys(const mr_hot *hot):
+    cdef const mr_hot_key *key
+    cdef size_t i
+    keys = []
+    for i in range(hot.count):
+        key = &hot.keys[i]
+        text = PyBytes_FromStringAndSize(<const char *>key.key, min(key.key_len, <uint32_t>MR_HOT_KEY_BYTES))
+        keys.append((text, key.digest, key.partition, key.bytes, key.records))
+    return keys, hot.least, hot.runs
+
+
 @cython.final
 cdef class Drained:
     """What a sink held, as R sorted segments: chunks() gives them piece by piece, `body` all of them in one buffer.
@@ -11,6 +22,7 @@ cdef class Drained:
     cdef bint busy, begun, done
     cdef Buffer all
     cdef list lists
+    cdef tuple hottest
     cdef readonly object records
     cdef readonly object key_kind
     cdef readonly object combined
@@ -37,6 +49,7 @@ cdef class Drained:
             partitions = range(self.drain.partitions)
             self.lists = [[self.drain.lengths[i] for i in partitions], [self.drain.counts[i] for i in partitions],
                           [self.drain.checksums[i] for i in partitions]]
+            self.hottest = hot_keys(&self.drain.hot)
             mr_drain_free(&self.drain)
             mr_sink_free(&self.sink)
         return out
@@ -87,3 +100,13 @@ cdef class Drained:
     def checksums(self):
         """The XXH3 of each partition's segment; 0 for an empty one."""
         return self.made(2)
+
+    @property
+    def hot(self):
+        """(the heaviest keys, the most bytes that any other key has, how many keys there are).
+
+        A key is (its first 64 bytes, its XXH3 if there are more of them or 0, partition, bytes, records).
+        """
+        if not self.done:
+            self.body
+        return self.hottest

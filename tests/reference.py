@@ -397,3 +397,15 @@ def run_reference(
         for pair in reduced(reduce, key, values):
             part += line(*pair, output, record_bytes=record_bytes)
     return [bytes(part) for part in parts]
+
+
+# -- hot keys ---------------------------------------------------------------------------------------------------------
+
+
+def key_weights(pairs: Iterable[tuple[bytes, int]]) -> dict[bytes, tuple[int, int]]:
+    """(bytes, records) of each key, of (key, bytes of the record)."""
+    weights: dict[bytes, tuple[int, int]] = {}
+    for key, size in pairs:
+        size_before, records = weights.get(key, (0, 0))
+        weights[key] = (size_before + size, records + 1)
+    return weights

@@ -4,6 +4,7 @@
 #ifndef MRFAST_DRAIN_H
 #define MRFAST_DRAIN_H
 
+#include "hot.h"
 #include "sink.h"
 #include "sort.h"
 
@@ -21,6 +22,10 @@ typedef struct {
     uint32_t partition;
     size_t at, end;   /* entries of this partition that are not written yet */
     mr_digest digest; /* of this segment's bytes that were handed out */
+    uint64_t written; /* bytes of all segments that were handed out */
+    size_t run;       /* the first entry of the key that is being written, and `written` before it */
+    uint64_t run_start;
+    mr_hot hot;
 } mr_drain;
 
 static inline void mr_drain_free(mr_drain *d) {
@@ -165,18 +170,31 @@ MR_INLINE void mr_drain_prefetch(const mr_sink *s, const mr_drain *d) {
     }
 }
 
+/* The key before entry `at` has no more records; `written` bytes are behind it. */
+MR_INLINE void mr_drain_run(mr_drain *d, size_t at, uint64_t written) {
+    const mr_entry *e = &d->entries[at - 1];
+    mr_hot_run(&d->hot, e->key, e->key_len, written - d->run_start, at - d->run, d->partition);
+    d->run = at;
+    d->run_start = written;
+}
+
 /* Appends records to `out` until it holds `limit` bytes (MR_FULL: take them and call again) or all are written. */
 static int mr_drain_write(const mr_sink *s, mr_drain *d, mr_buffer *out, size_t limit) {
     const uint8_t *log_end = s->log.data + s->log.len;
     size_t start = out->len; /* of this segment's bytes in `out` */
+    const uint64_t before = d->written - out->len;
     while (d->partition < d->partitions) {
         for (; d->at < d->end && out->len < limit; d->at++) {
+            const mr_entry *e = &d->entries[d->at];
             mr_drain_prefetch(s, d);
-            MR_TRY(mr_drain_record(s, &d->entries[d->at], log_end, out));
+            if (d->at != d->run && !mr_entry_same(e, e - 1)) mr_drain_run(d, d->at, before + out->len);
+            MR_TRY(mr_drain_record(s, e, log_end, out));
         }
+        d->written = before + out->len;
         mr_digest_update(&d->digest, out->data + start, out->len - start);
         start = out->len;
         if (d->at < d->end) return MR_FULL;
+        if (d->at != d->run) mr_drain_run(d, d->at, d->written);
         uint32_t p = d->partition++;
         d->lengths[p] = d->digest.total;
         d->checksums[p] = d->counts[p] ? mr_digest_value(&d->digest) : 0;

@@ -347,6 +347,42 @@ static void test_table(size_t keys_count) {
     free(totals);
 }
 
+/* A log's heaviest keys against counters: exact, whatever the pieces, and none that is left out has more bytes. */
+static void test_hot(size_t records) {
+    enum { KEYS = 90, PARTITIONS = 3 };
+    uint64_t bytes[KEYS] = {0}, counts[KEYS] = {0}, runs = 0;
+    mr_sink sink;
+    memset(&sink, 0, sizeof sink);
+    char text[128];
+    for (size_t i = 0; i < records; i++) {
+        size_t which = below(below(KEYS) + 1);
+        int len = snprintf(text, sizeof text, "%03zu%.*s", which, which % 5 ? 0 : 61 + (int)which % 3,
+                           "-----------------------------------------------------------------");
+        mr_value v = {.bytes = (const uint8_t *)text, .len = below(100), .tag = MR_BYTES};
+        uint8_t *key = exact(text, (size_t)len);
+        size_t before = sink.log.len;
+        CHECK(mr_sink_add(&sink, key, (size_t)len, &v, 0) == MR_OK);
+        free(key);
+        bytes[which] += sink.log.len - before;
+        counts[which]++;
+    }
+    mr_drain d;
+    mr_buffer body = drained(&sink, PARTITIONS, &d);
+    for (size_t i = 0; i < KEYS; i++) runs += counts[i] != 0;
+    CHECK(d.hot.runs == runs && d.hot.count == (runs < MR_HOT_KEYS ? runs : MR_HOT_KEYS));
+    for (size_t i = 0; i < d.hot.count; i++) {
+        const mr_hot_key *k = &d.hot.keys[i];
+        size_t which = (size_t)(k->key[0] - '0') * 100 + (size_t)(k->key[1] - '0') * 10 + (size_t)(k->key[2] - '0');
+        CHECK(k->bytes == bytes[which] && k->records == counts[which] && (k->digest != 0) == (k->key_len > MR_HOT_KEY_BYTES));
+        CHECK(k->key_len == 3 + (which % 5 ? 0 : 61 + which % 3));
+        bytes[which] = 0;
+    }
+    for (size_t i = 0; i < KEYS; i++) CHECK(bytes[i] <= d.hot.least);
+    mr_buffer_free(&body);
+    mr_drain_free(&d);
+    mr_sink_free(&sink);
+}
+
 /* A segment of random records: read back whole, and with corrupted bytes behind a right checksum never read astray. */
 static void test_segments(size_t rounds) {
     uint8_t key[300], value[64] = {0};
@@ -513,6 +549,7 @@ int main(int argc, char **argv) {
     test_records(rounds * 10);
     test_sort(rounds / 10 + 1);
     for (size_t keys = 1; keys < 20000; keys = keys * 2 + 1) test_table(keys);
+    for (size_t records = 0; records < 5000; records = records * 2 + 1) test_hot(records);
     test_merge(rounds);
     test_digest(rounds);
     test_segments(rounds / 3 + 1);
