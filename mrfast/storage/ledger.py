@@ -59,12 +59,13 @@ class Ledger:
     def counts(self) -> Counts:
         """What was counted so far; `sent` requests whose answer is still to come are among the lost ones."""
         counts: Counts = {}
-        at = iter(range(0, len(self._cells), len(_COLUMNS)))
+        cells = self._cells.tolist()
+        at = iter(range(0, len(cells), len(_COLUMNS)))
         for phase in PHASES:
             for verb in VERBS:
                 row = next(at)
-                found = {name: self._cells[row + n] for n, name in enumerate(_COLUMNS) if self._cells[row + n]}
-                if found:
+                if any(cells[row : row + len(_COLUMNS)]):
+                    found = {name: cells[row + n] for n, name in enumerate(_COLUMNS) if cells[row + n]}
                     counts.setdefault(phase, {})[verb] = found
         return counts
 
@@ -124,8 +125,9 @@ def checked(counts: Counts) -> Counts:
     """What of the counts another process may have sent us: known names and numbers from 0 on."""
     found: Counts = {}
     for phase in PHASES:
-        for verb in VERBS:
-            columns = counts.get(phase, {}).get(verb, {})
+        verbs = counts.get(phase, {})
+        for verb in VERBS if verbs else ():
+            columns = verbs.get(verb, {})
             if kept := {name: columns[name] for name in _COLUMNS if columns.get(name, 0) > 0}:
                 found.setdefault(phase, {})[verb] = kept
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -16,13 +15,13 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mrfast.core import crc32c
 from mrfast.errors import AlreadyExists, MrfastError, NotFound, PreconditionFailed, StoreError
 from mrfast.storage.base import Buffers, ObjectInfo, Store, check_key, copy_through, iter_chunks, join, read, shown
 from mrfast.storage.s3_client import Answer, S3Client
 from mrfast.storage.s3_errors import code_of, translate
 from mrfast.storage.s3_http import Broken, Reply, Unreachable
 from mrfast.storage.s3_retry import Patience, Refused
+from mrfast.storage.s3_sums import checksum, whole_sum
 
 SINGLE_PUT_BYTES = 64 << 20
 PART_BYTES = 32 << 20
@@ -87,11 +86,16 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects under the prefix, in byte order, a page of 1,000 at a time."""
-        token: dict[str, str] = {}
-        while True:
-            page = self._call("list_objects_v2", None, Prefix=self._prefix + prefix, **token)
+        for page in self.pages(prefix):
             for found in page.get("Contents", ()):
                 yield ObjectInfo(found["Key"][len(self._prefix) :], found["Size"], found["ETag"].strip('"'))
+
+    def pages(self, prefix: str, **params: str) -> Iterator[dict[str, Any]]:
+        """The answers of S3 to a listing under the prefix, one after the other."""
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", None, Prefix=self._prefix + prefix, **params, **token)
+            yield page
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -115,7 +119,7 @@ class S3Store:
         patience = Patience()
         while True:
             filled, first = self._fill(key, offset, view, etag, patience)
-            said = _whole_sum(first, filled) if first and not offset else ""
+            said = whole_sum(first, filled) if first and not offset else ""
             if not said or said == checksum((view[:filled],)):
                 return filled
             if not patience.again():
@@ -428,22 +432,6 @@ class _Multipart:
             self._store._call("abort_multipart_upload", self._key, UploadId=self._id)
         except StoreError:
             return
-
-
-def checksum(body: Sequence[memoryview]) -> str:
-    """The CRC-32C of the body as S3 writes it."""
-    crc = 0
-    for piece in body:
-        crc = crc32c(piece, crc)
-    return b64encode(crc.to_bytes(4, "big")).decode()
-
-
-def _whole_sum(first: Reply, size: int) -> str:
-    """The CRC-32C of an object of this size, if the answer gives it, and says that it is not one of parts' sums."""
-    said = first.headers
-    total = said.get("content-range", "").rpartition("/")[2] or said.get("content-length")
-    whole = total == str(size) and said.get("x-amz-checksum-type") == "FULL_OBJECT"
-    return said.get("x-amz-checksum-crc32c", "") if whole else ""
 
 
 def _is_unicode(text: str) -> bool:
