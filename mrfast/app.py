@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import xxhash
 
-from mrfast import ops, zstd
+from mrfast import ops, parameters, zstd
 from mrfast.errors import AppError
 from mrfast.model import AppInfo, InputCut
+from mrfast.natively import native_op
 
 INPUTS = ("file", "blocks", "lines", "jsonl", "csv")
 OUTPUTS = ("text", "tsv", "raw", "jsonl")
@@ -94,7 +95,13 @@ class App:
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         # Workers may have the same file in different folders.
         name, has_zstd = os.path.basename(self.name), zstd.is_available()
-        return AppInfo(name, self.fingerprint, self.cut, self.output, __version__, python, has_zstd)
+        functions = {"map": self.map, "combine": self.python_combine, "reduce": self.reduce}
+        slow = {
+            role: native_op(role, part)
+            for role, part in functions.items()
+            if part is not None and not ops.is_map_op(part) and not ops.is_reduce_op(part)
+        }
+        return AppInfo(name, self.fingerprint, self.cut, self.output, __version__, python, has_zstd, slow)
 
 
 def load_app(path: str) -> App:
@@ -106,6 +113,26 @@ def load_app(path: str) -> App:
         raise AppError(f"{path}: no such application file") from None
     except OSError as error:
         raise AppError(f"{path}: cannot read the application: {error.strerror or error}") from None
+    return load_source(path, source)
+
+
+def with_params(load: Callable[[], App], params: Mapping[str, str]) -> Callable[[], App]:
+    """Loads the app where these are the parameters; with other ones it is another app."""
+    import orjson
+
+    def loaded() -> App:
+        parameters.use(params)
+        app = load()
+        if not params:
+            return app
+        made_of = orjson.dumps([app.fingerprint, sorted(params.items())])
+        return replace(app, fingerprint=xxhash.xxh3_128_hexdigest(made_of))
+
+    return loaded
+
+
+def load_source(path: str, source: bytes) -> App:
+    """The checked App of the source of the Python file at `path`, which need not be there."""
     module = _execute(path, source)
     names = vars(module)
     map, reduce = (_named(path, names, name) for name in ("map", "reduce"))
@@ -164,7 +191,7 @@ def _execute(path: str, source: bytes) -> ModuleType:
     try:
         exec(code, vars(module))
     except AppError as error:
-        raise AppError(f"{path}:{_line_of(error, path)}: {error}") from None
+        raise type(error)(f"{path}:{_line_of(error, path)}: {error}") from None
     except SystemExit as error:
         raise AppError(f"{path}: the application called sys.exit({error.code!r}) while it was loaded") from None
     except Exception as error:  # noqa: BLE001 (whatever the user's file raises)

@@ -19,8 +19,12 @@ class AppError(UsageError):
     """The application file is missing, does not load, lacks `reduce`, or names something unusable."""
 
 
+class ParamMissing(AppError):
+    """The application asks for a parameter that is not given and has no default."""
+
+
 class AppRefused(UsageError):
-    """The coordinator refuses this worker: another app, mrfast version or Python minor version."""
+    """The coordinator refuses this worker: another app, mrfast version, Python minor version or --param."""
 
 
 class InputMissing(MrfastError):
@@ -53,6 +57,18 @@ class UnknownJob(MrfastError):
     exit_code = 3
 
 
+class NoEvents(MrfastError):
+    """A job or output has no event log, or not yet: the message says why, and where else to look."""
+
+    exit_code = 3
+
+
+class UnknownCluster(MrfastError):
+    """No cluster of that name in this account and region."""
+
+    exit_code = 3
+
+
 class JobTaken(MrfastError):
     """Another coordinator has taken this job over: it goes on there."""
 
@@ -61,6 +77,12 @@ class JobTaken(MrfastError):
 
 class StoreError(MrfastError):
     """The object store refused or could not be reached: credentials, bucket, access, network."""
+
+    exit_code = 4
+
+
+class CloudError(MrfastError):
+    """AWS refused or could not be reached: credentials, permissions, quotas, network."""
 
     exit_code = 4
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from operator import sub
 
 import xxhash
 
@@ -97,6 +98,10 @@ class SegmentIndex:
             raise IndexError(f"partition {partition} of {len(self.records)}")
         offset = self._offsets[partition]
         return offset, self._offsets[partition + 1] - offset, self.records[partition], self.checksums[partition]
+
+    def lengths(self) -> list[int]:
+        """The bytes of each partition's segment."""
+        return list(map(sub, self._offsets[1:], self._offsets))
 
     def raw(self, partition: int) -> int:
         """The bytes that a partition's segment has uncompressed; 0 if it is stored as it is."""

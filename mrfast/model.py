@@ -54,6 +54,7 @@ class AppInfo:
     """What a worker says of its app in `hello`; all workers of a job agree on every field.
 
     `zstd`: whether it can compress and read compressed segments; one that can may join a job that does without.
+    `python`: which of map, combine and reduce are Python functions, each with the native op that may do the same.
     """
 
     name: str
@@ -63,6 +64,7 @@ class AppInfo:
     mrfast_version: str
     python_version: str
     zstd: bool = False
+    python: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,37 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class HotKey:
+    """A key and its part of the shuffle: at least `size` bytes, at most `size + error`.
+
+    Of a key over 64 bytes `key` is the beginning, and `whole` the XXH3 of all of it; of any other `whole` is 0.
+    """
+
+    key: bytes
+    whole: int
+    partition: int
+    size: int
+    records: int
+    error: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HotKeys:
+    """The heaviest keys of a map's output, the heaviest first; any other key has at most `missed` bytes.
+
+    `size` and `records` are those of the whole output, before any compression, `distinct` its keys, or somewhat more
+    if it was spilled. `combined`: the application has a combiner, or as reduce an op that combines wherever that helps.
+    """
+
+    keys: tuple[HotKey, ...]
+    missed: int
+    size: int
+    records: int
+    distinct: int
+    combined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MapReport:
     """A finished map attempt: its object's size and digest, and the packed `SegmentIndex`."""
 
@@ -173,6 +206,8 @@ class MapReport:
     bytes_in: int
     counters: dict[str, int] = field(default_factory=dict)
     bad: tuple[SkippedRecord, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # where they went, as in tasks/laps.py
+    hot: HotKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +234,7 @@ class ReduceReport:
     table: str
     counters: dict[str, int] = field(default_factory=dict)
     parts: tuple[PartReport, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # where they went, as in tasks/laps.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mrfast.errors import AppError, UsageError
+from mrfast.errors import ParamMissing, UsageError
 
 _REQUIRED: Any = object()
 _current: dict[str, str] = {}
@@ -14,12 +14,12 @@ _current: dict[str, str] = {}
 def param(name: str, default: Any = _REQUIRED) -> Any:
     """The job's parameter `name`, as text: what `--param name=...` or `params=` says; else `default`.
 
-    While the application loads, and in its functions. AppError if it is not given and has no default.
+    While the application loads, and in its functions. ParamMissing if it is not given and has no default.
     """
     if name in _current:
         return _current[name]
     if default is _REQUIRED:
-        raise AppError(f"the parameter {name!r} is not given: add --param {name}=... or params={{{name!r}: ...}}")
+        raise ParamMissing(f"the parameter {name!r} is not given: add --param {name}=... or params={{{name!r}: ...}}")
     return default
 
 

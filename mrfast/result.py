@@ -35,6 +35,19 @@ class JobResult:
         return dict(self.document["counters"])
 
     @property
+    def hot_keys(self) -> list[dict[str, Any]]:
+        """The ten keys with the most bytes in the shuffle: key, bytes, records, share (0 to 1), partition of each.
+
+        Those of a key that some maps emitted little of may be too low. What to do about them is `hot_advice`.
+        """
+        return list(self.document.get("hot_keys", ()))
+
+    @property
+    def hot_advice(self) -> str:
+        """One line on a key that dominates the shuffle, or a combiner that would help; empty if there is neither."""
+        return str(self.document.get("hot_advice", ""))
+
+    @property
     def requests(self) -> dict[str, Any]:
         """What was sent to S3: by_verb, by_phase, by_outcome, bytes_up and bytes_down."""
         return dict(self.document["requests"])

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mrfast.control import messages
 from mrfast.control.crew import LIVE_S
+from mrfast.control.printed import ATTEMPT_BYTES_MAX, CALL_BYTES_MAX
 from mrfast.control.schema import encode
+from mrfast.control.wire import request
 from mrfast.errors import AppError, CoordinatorLost, JobFailed, MrfastError
-from mrfast.model import WAITING, AppInfo, Failure, InputCut, MapReport, MapTask, Piece, Progress, ReduceTask, Segment
+from mrfast.model import (
+    FRAME_BYTES_MAX,
+    WAITING,
+    AppInfo,
+    Failure,
+    InputCut,
+    MapReport,
+    MapTask,
+    Piece,
+    Progress,
+    ReduceTask,
+    Segment,
+)
 from mrfast.tasks.agent import ASK_AGAIN_S, FAREWELL_S, IDLE_RENEW_S, Agent
 from mrfast.tasks.pool import Bad, Finished, Refused, Wanted
 
@@ -370,3 +385,32 @@ def test_what_ends_a_worker_with_an_error(bench: Bench) -> None:
     refused.agent.on(Refused(refused.child, AppError("no map")), 0.0)  # type: ignore[arg-type]
     assert refused.agent.over
     assert isinstance(refused.agent.end, AppError)
+
+
+def test_what_is_printed_goes_with_the_next_renewal_and_the_rest_with_the_report(bench: Bench) -> None:
+    bench.agent.printed("", "loads\n")
+    bench.give(MAP_TASK, now=1.0)
+    bench.agent.printed(MAP, "one\n")
+    bench.agent.step(3.0)
+    assert [renew.printed for renew in bench.line.calls("renew")] == [{"": "loads\n", MAP: "one\n"}]
+    bench.agent.printed(MAP, "two\n")
+    bench.agent.printed("m-000007.e1.1", "another's\n")
+    bench.finish(DONE, 3.5)
+    assert [report.printed for report in bench.line.calls("report")] == [{MAP: "two\n"}]
+
+
+def test_what_is_printed_without_a_line_waits_for_one(bench: Bench) -> None:
+    bench.give(MAP_TASK)
+    bench.lose()
+    bench.agent.printed(MAP, "meanwhile\n")
+    bench.finish(DONE, 1.0)
+    bench.connect()
+    assert [report.printed for report in bench.line.calls("report")] == [{MAP: "meanwhile\n"}]
+
+
+def test_a_report_with_all_that_it_may_hold_fits_in_a_frame() -> None:
+    index = b"x" * (messages.INDEX_BYTES_MAX - len("{}"))  # no counters
+    printed = {"": '"' * CALL_BYTES_MAX, MAP: '"' * ATTEMPT_BYTES_MAX}
+    report = messages.report_message("w" * 32, replace(DONE, index=index), {}, printed)
+    assert report.map is not None and report.map.index == index
+    assert len(request(1, "report", encode(report))) < FRAME_BYTES_MAX - 100_000

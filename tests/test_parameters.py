@@ -107,10 +107,11 @@ def test_workers_of_a_job_get_the_same(options: dict[str, Any], tmp_path: Path) 
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     serving = shell.start(
-        "in.txt", "--listen", address, "-o", "out", "-r", "1", "--linger-s", "0", name="coordinator_main"
+        *("in.txt", "--listen", address, "-o", "out", "-r", "1", "--linger-s", "0", "--param", "word=to"),
+        name="coordinator_main",
     )
     try:
-        done = shell("app.py", address, "--slots", "1", "--param", "word=to", name="worker_main")
+        done = shell("app.py", address, "--slots", "1", name="worker_main")
         assert done.returncode == 0, done.stderr
         assert serving.wait(30) == 0
     finally:

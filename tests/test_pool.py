@@ -39,7 +39,7 @@ class Bench:
         self.folder = folder
         self.store = open_store(str(folder / "store"))
         self.selector = selectors.DefaultSelector()
-        self.printed = b""
+        self.printed: list[tuple[str, str]] = []
         self.pool: SlotPool = None  # type: ignore[assignment]
         self._events: list[Event] = []
 
@@ -50,26 +50,20 @@ class Bench:
             source = lambda: load_app(str(path))  # noqa: E731
         else:
             source = app
-        self.pool = SlotPool(source, slots, self.selector, on_output=self._print)
+        self.pool = SlotPool(source, slots, self.selector, on_printed=self._print)
         self.pool.start(slots)
         return self.pool
 
     def next(self, kind: type[Any]) -> Any:
         while not self._events:
-            ready = self.selector.select(WAIT_S)
-            assert ready, "nothing happened"
-            for key, _ in ready:
-                self._events += key.data()
+            self._events += self.pool.wait(WAIT_S)
         event = self._events.pop(0)
         assert isinstance(event, kind), event
         return event
 
     def until(self, done: Callable[[], bool]) -> None:
         while not done():
-            ready = self.selector.select(WAIT_S)
-            assert ready, "nothing happened"
-            for key, _ in ready:
-                self._events += key.data()
+            self._events += self.pool.wait(WAIT_S)
 
     def map_task(self, text: str = "a b a", attempt: str = "m-000000.e1.1") -> MapTask:
         path = self.folder / "in.txt"
@@ -92,8 +86,8 @@ class Bench:
         self.pool.close()
         self.selector.close()
 
-    def _print(self, data: bytes) -> None:
-        self.printed += data
+    def _print(self, attempt: str, text: str) -> None:
+        self.printed.append((attempt, text))
 
 
 @pytest.fixture
@@ -183,7 +177,7 @@ def test_a_segfault_in_native_code_is_survived(bench: Bench) -> None:
     assert said.splitlines()[0].endswith("SIGSEGV")
     assert 'app.py", line 3 in map' in said
     assert "mrfast/tasks" not in said
-    assert bench.printed == b""
+    assert bench.printed == []
 
 
 def test_an_exit_is_reported_with_its_code_and_the_last_words(bench: Bench) -> None:
@@ -201,14 +195,52 @@ def test_sys_exit_fails_the_task_and_spares_the_slot(bench: Bench) -> None:
 def test_last_words_are_bounded(bench: Bench) -> None:
     report = bench.failure_of("import os; os.write(2, b'x' * 100_000); os._exit(1)")
     assert 4000 < len(report.message) < 4500
-    assert len(bench.printed) == 100_000
+    assert sum(len(text) for _, text in bench.printed) < 70_000
 
 
 def test_what_an_app_prints_goes_to_the_output_callback(bench: Bench) -> None:
     bench.start(WORDS.format(body="print('to stdout', contents)")).send(bench.map_task())
     bench.next(Ready)
     bench.next(Finished)
-    assert bench.printed == b"to stdout b'a b a'\n"
+    assert bench.printed == [("m-000000.e1.1", "to stdout b'a b a'\n")]
+
+
+def printed(bench: Bench, attempt: str) -> str:
+    return "".join(text for its, text in bench.printed if its == attempt)
+
+
+def test_what_each_attempt_prints_has_its_name_to_the_last_line_without_an_end(bench: Bench) -> None:
+    body = "print(contents); print('no end', end='', flush=True); import subprocess; subprocess.run(['echo', ' there'])"
+    pool = bench.start("print('loads')\n" + WORDS.format(body=body + "; print('half', end='')"))
+    for number in (1, 2):
+        pool.send(bench.map_task(text=f"text {number}", attempt=f"m-000000.e1.{number}"))
+        if number == 1:
+            bench.next(Ready)
+        bench.next(Finished)
+        assert printed(bench, f"m-000000.e1.{number}") == f"b'text {number}'\nno end there\nhalf\n"
+    assert printed(bench, "") == "loads\n"
+
+
+def test_a_flood_is_bounded_and_counted_and_does_not_hold_up_what_else_happens(bench: Bench) -> None:
+    body = "import subprocess; contents[0] == 89 and subprocess.run('yes | head -c 50000000', shell=True)"
+    pool = bench.start(WORDS.format(body=body), slots=2)
+    pool.send(bench.map_task(text="Y", attempt="m-000000.e1.1"))
+    bench.next(Ready)
+    bench.until(lambda: bool(pool.resting))
+    pool.send(bench.map_task(text="quiet", attempt="m-000000.e1.2"))
+    finished = []
+    bench.until(lambda: len(bench._events) >= 3)
+    finished = [event.report.attempt for event in bench._events if isinstance(event, Finished)]
+    assert finished == ["m-000000.e1.2", "m-000000.e1.1"]
+    *lines, last = printed(bench, "m-000000.e1.1").splitlines()
+    assert set(lines) == {"y"}
+    assert len(lines) == 1024
+    assert last == f"... {50_000_000 - 2 * len(lines):,} more bytes in {25_000_000 - len(lines):,} lines left out"
+
+
+def test_the_last_that_a_flooding_process_printed_is_known(bench: Bench) -> None:
+    body = "import os; os.system('yes 2>/dev/null | head -c 1000000'); os.write(2, b'the end'); os._exit(1)"
+    assert bench.failure_of(body).message.endswith("y\nthe end")
 
 
 def test_a_grandchild_that_holds_everything_open_does_not_hide_a_death(bench: Bench) -> None:
@@ -253,7 +285,7 @@ def test_cancel_ends_the_attempt_without_a_report(bench: Bench) -> None:
     pool = bench.start(WORDS.format(body="print('here'); import signal; signal.pause()"))
     slot = pool.send(bench.map_task(attempt="m-000000.e1.1"))
     bench.next(Ready)
-    bench.until(lambda: b"here" in bench.printed)
+    bench.until(lambda: "here" in printed(bench, "m-000000.e1.1"))
     pool.cancel("m-000000.e1.1")
     assert not pool.slots
     with pytest.raises(ProcessLookupError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -161,7 +162,7 @@ def test_a_job_gives_the_bytes_of_a_local_run(cluster: Cluster, tmp_path: Path) 
     assert cluster.parts() == b"".join(Path(part).read_bytes() for part in local.parts)
     assert '"records_out": 4' in coordinator.out
     assert "mrfast cat out" in coordinator.said
-    assert "the job is done" in worker.said
+    assert worker.said.endswith("the job is done\n")
     assert cluster.left() == []
 
 
@@ -265,6 +266,120 @@ def test_a_bad_app_is_exit_2_without_a_coordinator(cluster: Cluster, source: str
     worker = cluster.worker(cluster.app(source), "127.0.0.1:1")
     assert worker.end() == 2
     assert said in worker.said
+
+
+PRINTS = """
+import logging, sys
+print("loads")
+def map(filename, contents):
+    print("map of", filename, end="")
+    logging.getLogger("app").info("noted")
+    yield "k", 1
+def reduce(key, values):
+    print("in reduce", file=sys.stderr)
+    return sum(values)
+"""
+
+
+def test_what_the_app_prints_is_shown_by_the_worker_and_by_the_coordinator(cluster: Cluster) -> None:
+    coordinator = cluster.coordinator()
+    worker = cluster.worker(cluster.app(PRINTS))
+    assert (worker.end(), coordinator.end()) == (0, 0)
+    reduce = re.search("r-0000[01]", worker.said)[0]  # type: ignore[index]
+    theirs = ["app | loads", "m-000000 | INFO:app:noted", "m-000000 | map of in.txt", f"{reduce} | in reduce"]
+    assert [line for line in worker.said.splitlines() if " | " in line] == theirs
+    name = re.search(r"worker (\w{8}) is here, with 1 slot\n", coordinator.said)[1]  # type: ignore[index]
+    ours = [line.replace(" |", f" on {name} |") for line in theirs]
+    assert [line for line in coordinator.said.splitlines() if " | " in line] == ours
+
+
+def test_quiet_is_quiet_everywhere(cluster: Cluster) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    address = address_of(server)
+    server.close()
+    coordinator = cluster.start(
+        *("coordinator_main", "in.txt", "--listen", address, "-r", "2", "-o", "out", "--linger-s", "1", "-q")
+    )
+    worker = cluster.worker(cluster.app(PRINTS), address, "-q")
+    assert (worker.end(), coordinator.end()) == (0, 0)
+    assert (worker.said, coordinator.said) == ("", "")
+    events = gzip.decompress((cluster.folder / "out" / "_events.jsonl.gz").read_bytes())
+    assert b"map of in.txt" in events
+
+
+def test_a_failed_attempt_is_told_on_the_coordinators_terminal(cluster: Cluster) -> None:
+    coordinator = cluster.coordinator()
+    once = "import os\ndef map(n, c):\n  if not os.path.exists('once'):\n    open('once', 'w')\n    1 / 0\n"
+    worker = cluster.worker(cluster.app(once + "  yield 'k', 1\ndef reduce(k, v): return sum(v)"))
+    assert (worker.end(), coordinator.end()) == (0, 0)
+    said = r"m-000000 on \w{8} failed \(1 of 4\): ZeroDivisionError: division by zero, in in.txt; it is tried again\n"
+    assert re.search("mrfast: " + said, coordinator.said)
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+ASKS = """
+import mrfast
+WORD = mrfast.param("word")
+def map(filename, contents):
+    yield WORD + mrfast.param("tail", "!"), contents.decode().split().count(WORD)
+def reduce(key, values):
+    return sum(values)
+"""
+
+
+@pytest.mark.parametrize("given", [[], ["--param", "word=to"]])
+def test_workers_get_the_parameters_from_their_coordinator(cluster: Cluster, given: list[str]) -> None:
+    coordinator = cluster.coordinator("--param", "word=to", "--param", "tail=?")
+    worker = cluster.worker(cluster.app(ASKS), *given)
+    assert (worker.end(), coordinator.end()) == (0, 0)
+    assert cluster.parts() == b"to? 2\n"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (["--param", "word=to"], "was given --param word=be, and the job at {} has --param word=to"),
+        ([], "was given --param word=be, and the job at {} has no parameter word"),
+    ],
+)
+def test_a_worker_with_other_parameters_is_refused(cluster: Cluster, theirs: list[str], said: str) -> None:
+    cluster.coordinator(*theirs)
+    worker = cluster.worker(cluster.app(ASKS), "--param", "word=be")
+    assert worker.end() == 2
+    assert said.format(cluster.address) in worker.said
+    assert "mrfast-coordinator" in worker.said
+
+
+def test_a_parameter_that_nobody_gives_is_named(cluster: Cluster) -> None:
+    cluster.coordinator("--param", "tail=?")
+    worker = cluster.worker(cluster.app(ASKS))
+    assert worker.end() == 2
+    assert "app.py:3: the parameter 'word' is not given" in worker.said
+
+
+@pytest.mark.parametrize("own", [[], ["--param", "word=to"]])
+def test_a_worker_that_is_there_first_loads_again_with_the_parameters(cluster: Cluster, own: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = address_of(server)
+    worker = cluster.worker(cluster.app(ASKS), address, *own)
+    worker.until("no coordinator answers at")
+    coordinator = cluster.coordinator("--listen", address, "--param", "word=to", "--param", "tail=.")
+    assert (worker.end(), coordinator.end()) == (0, 0)
+    assert cluster.parts() == b"to. 2\n"
+
+
+def test_a_resumed_coordinator_keeps_the_parameters(cluster: Cluster, gate: Gate) -> None:
+    first = cluster.coordinator("--param", "word=to", "--job", "mine")
+    app = cluster.app(STOPS.replace('"done"', '__import__("mrfast").param("word")'))
+    worker = cluster.worker(app)
+    with gate.task():
+        first.popen.send_signal(signal.SIGTERM)
+        assert first.end() == 143
+        second = cluster.start("coordinator_main", "--resume", "mine", "--listen", cluster.address, "--linger-s", "0")
+        worker.until("connected to .* again")
+    assert (worker.end(), second.end()) == (0, 0)
+    assert cluster.parts() == b"to 1\n"
 
 
 def test_a_killed_workers_task_is_done_by_another(cluster: Cluster, gate: Gate) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..control import messages
+from ..control.printed import Outbox
 from ..control.schema import BadFrame, decode
 from ..errors import CoordinatorLost, JobFailed, MrfastError
 from ..model import WAITING, AppInfo, Failure, MapTask, Piece, Progress
@@ -82,6 +83,7 @@ class Agent:
         self._bad: dict[tuple[str, int], Bad] = {}  # (attempt, map index) -> what the coordinator may not know yet
         self._drain_until: float | None = None
         self._farewell = False
+        self._outbox = Outbox()
 
     def hello(self) -> None:
         """The first call of every connection; the others follow its answer."""
@@ -97,7 +99,7 @@ class Agent:
         """Takes in what a slot has said."""
         self._now = now
         if isinstance(event, Refused):
-            self._stop(event.error)
+            self.stop(event.error)
         elif isinstance(event, Finished):
             self._finished(event.report)
         elif isinstance(event, (Ready, Turn)) or event.attempt not in self._pool.running():  # cancelled in the meantime
@@ -112,6 +114,10 @@ class Agent:
                 self._ask_at[event.attempt] = now + ASK_AGAIN_S
             else:
                 self._ask_outputs(event)
+
+    def printed(self, attempt: str, text: str) -> None:
+        """Takes in lines that an attempt has printed, "" for the load of the app; they go with the next call."""
+        self._outbox.add(attempt, text)
 
     def step(self, now: float) -> None:
         """Does what is due."""
@@ -144,6 +150,15 @@ class Agent:
             running = len(self._busy())
             self._say(f"draining: {running} running, no new tasks" if running else "draining: nothing runs")
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether it was ever told of a job."""
+        return self._job is not None
+
+    def stop(self, error: MrfastError | None = None) -> None:
+        """There is nothing more to do; why, if it is an error."""
+        self.over, self.end = True, error
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     @property
@@ -153,9 +168,6 @@ class Agent:
     def _busy(self) -> dict[str, None]:
         """The attempts that the coordinator counts on, in an order that does not depend on hashes."""
         return dict.fromkeys([*self._pool.running(), *self._unreported, *self._fetching])
-
-    def _stop(self, error: MrfastError | None = None) -> None:
-        self.over, self.end = True, error
 
     def _forget(self, attempt: str) -> None:
         """Lets go of everything of an attempt but its report."""
@@ -223,19 +235,19 @@ class Agent:
     def _note_job(self, job: str, error: str) -> None:
         if job == "done":
             self._say("the job is done")
-            self._stop()
+            self.stop()
         elif job == "failed":
-            self._stop(JobFailed(error or "the job failed"))
+            self.stop(JobFailed(error or "the job failed"))
 
     def _on_hello(self, reply: Any) -> None:
         if isinstance(reply, MrfastError):
-            self._stop(reply)
+            self.stop(reply)
             return
         if self._job is None:
             slots = self._pool.slots_max
             self._say(f"joined job {reply.name or reply.job} at {self._link.name} with {slots} slot{'s' * (slots > 1)}")
         elif self._job.job != reply.job:
-            self._stop(CoordinatorLost(f"the job is gone: {self._link.name} runs another one now, {reply.job}"))
+            self.stop(CoordinatorLost(f"the job is gone: {self._link.name} runs another one now, {reply.job}"))
             return
         self._job = reply
         self._pool.ahead = is_remote(reply.store_url)
@@ -266,7 +278,7 @@ class Agent:
     def _on_tasks(self, ahead: bool, reply: Any) -> None:
         self._polling.discard(ahead)
         if isinstance(reply, MrfastError):
-            self._stop(reply)
+            self.stop(reply)
             return
         tasks: list[Task] = [*reply.maps, *reply.reduces]
         for task in tasks:
@@ -329,7 +341,8 @@ class Agent:
             del self._bad[key]
 
     def _report(self, report: Report) -> None:
-        call = messages.report_message(self.id, report, self._pool.requests())
+        printed = self._outbox.of(report.attempt) if self._here else {}
+        call = messages.report_message(self.id, report, self._pool.requests(), printed)
         self._call("report", call, messages.Word, lambda reply: self._on_word(report, reply))
 
     def _on_word(self, report: Report, reply: Any) -> None:
@@ -352,9 +365,8 @@ class Agent:
         progress = {attempt: Progress() for attempt in self._busy()} | self._pool.running()
         self._renew_at = self._now + (self._renew_s if progress else IDLE_RENEW_S)
         self._renewing = True
-        self._call(
-            "renew", messages.Renew(self.id, progress, self._pool.requests()), messages.Renewed, self._on_renewed
-        )
+        call = messages.Renew(self.id, progress, self._pool.requests(), self._outbox.some())
+        self._call("renew", call, messages.Renewed, self._on_renewed)
 
     def _on_renewed(self, reply: Any) -> None:
         self._renewing = False

@@ -17,6 +17,7 @@ from mrfast.errors import BadRecord, CorruptSegment, NotFound
 from mrfast.index import TableDigest
 from mrfast.model import ReduceTask, Segment, inter_key
 from mrfast.storage.abreast import Abreast
+from mrfast.tasks.laps import MAPS, SPILL, Laps
 from mrfast.tasks.mapper import CORE_MEMORY_BYTES_MIN
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Source(Protocol):
 class Fetched:
     """The segments of each map, once `follow` has returned; checked, and in memory or on the local disk."""
 
-    def __init__(self, task: ReduceTask, store: Store, native_reduce: Any, report: Callable[[], None]):
+    def __init__(
+        self, task: ReduceTask, store: Store, native_reduce: Any, report: Callable[[], None], laps: Laps | None = None
+    ):
         self.key_kind = ""
         self.unreadable: Segment | None = None  # the one that made `follow` give up
         self.bytes_known = self.bytes_held = self.records = 0
@@ -53,6 +56,7 @@ class Fetched:
         self._store = store
         self._reduce = native_reduce
         self._report = report
+        self._laps = laps or Laps()
         self._bound = max(task.memory_bytes, CORE_MEMORY_BYTES_MIN)
         self._known: dict[int, int] = {}  # map -> length of its newest segment
         self._held: dict[int, Segment] = {}
@@ -71,7 +75,7 @@ class Fetched:
     def follow(self, source: Source) -> None:
         """Fetches what the pages name, until every map's segment is held and no other one is known."""
         with self._reads:
-            for page, complete in source.pages():
+            for page, complete in self._laps.each(MAPS, source.pages()):
                 if self.hear(page, complete, source):
                     return
 
@@ -336,8 +340,9 @@ class Fetched:
 
     def _spill_memory(self) -> None:
         if self._in_memory:
-            self._on_disk.update(self._in_memory)
-            self._spill().add(self._memory_groups())
+            with self._laps.within(SPILL):
+                self._on_disk.update(self._in_memory)
+                self._spill().add(self._memory_groups())
 
     def _spill(self) -> SpilledRecords:
         from mrfast.tasks.spill import SpilledRecords

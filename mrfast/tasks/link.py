@@ -7,10 +7,13 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..control.rpc import Connection, OnReply
 from ..errors import CoordinatorLost, MrfastError
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 CONNECT_TRY_S = 3.0
 BACKOFF_FIRST_S = 0.1
@@ -33,12 +36,14 @@ class Link:
         selector: selectors.BaseSelector,
         *,
         connect_s: float,
+        tls: SSLContext | None = None,
         on_up: Callable[[], None],
         say: Say,
     ):
         self.up = False
         self._address = address
         self._token = token
+        self._tls = tls
         self._selector = selector
         self._connect_s = connect_s
         self._on_up = on_up
@@ -99,7 +104,8 @@ class Link:
         self._gone_since = now if self._gone_since is None else self._gone_since
         left = self._gone_since + self._connect_s - now
         try:
-            self._connection = Connection(self._address, self._token, timeout_s=max(0.1, min(CONNECT_TRY_S, left)))
+            timeout_s = max(0.1, min(CONNECT_TRY_S, left))
+            self._connection = Connection(self._address, self._token, timeout_s=timeout_s, tls=self._tls)
         except CoordinatorLost as error:
             # Without a cause in the network it is an answer, "another token" for instance, and stays so.
             if error.__cause__ is None and "closed the connection" not in str(error):

@@ -12,6 +12,7 @@ from mrfast.app import App
 from mrfast.counting import Counters, counting
 from mrfast.model import Failure, MapReport, MapTask, Piece, Progress, inter_key
 from mrfast.tasks.failure import failure, shown
+from mrfast.tasks.laps import SPILL, TURN, WRITE, Laps
 from mrfast.tasks.prefetch import Part, Prefetcher, parts_of
 from mrfast.tasks.pulse import Pulse
 from mrfast.tasks.reader import PieceReader
@@ -101,6 +102,7 @@ class _MapAttempt:
         self.path = ""
         self.note = ""
         self.counters = Counters()
+        self._laps = Laps()
         self._app = app
         self._task = task
         self._progress = progress
@@ -123,7 +125,8 @@ class _MapAttempt:
         self._spilled = SpilledSegments(task.reduces, combine, memory_bytes)
 
         def spill() -> None:
-            self._apart(lambda: self._spilled.add(self._final.drain()))
+            with self._laps.within(SPILL):
+                self._apart(lambda: self._spilled.add(self._final.drain()))
 
         bound: dict[str, Any] = {"memory_bytes": memory_bytes, "spill": spill}
         if app.python_combine is None:
@@ -145,7 +148,8 @@ class _MapAttempt:
         """Maps every piece and writes the object."""
         with Prefetcher(self._parts()) as prefetcher:
             prefetcher.start()
-            self._turns.take()
+            with self._laps.within(TURN):
+                self._turns.take()
             # A native source says enough by itself: it reads on at once.
             with Pulse(self._beat) if self._source is None else nullcontext():
                 try:
@@ -156,6 +160,7 @@ class _MapAttempt:
                         self._reader.close()
         self.path, self._reader = "", None
         self._combine()
+        self._laps.enter(WRITE)
         return self._write()
 
     def _parts(self) -> Iterator[Part]:
@@ -170,7 +175,7 @@ class _MapAttempt:
         root, key = storage.split_url(piece.url)
         store = self._stores(root)
         self.path = piece.path
-        options: dict[str, Any] = {"memory_bytes": task.memory_bytes, "on_read": self._read}
+        options: dict[str, Any] = {"memory_bytes": task.memory_bytes, "on_read": self._read, "laps": self._laps}
         options["prefetcher"] = prefetcher if store.remote else None
         if self._skipping is not None:
             self._reader = records = self._skipping.reader(store, key, piece, app.cut, **options)
@@ -271,6 +276,7 @@ class _MapAttempt:
     # -- the object ----------------------------------------------------------------------------------------------------
 
     def _write(self) -> MapReport:
+        from mrfast.control.hot_keys import of_map
         from mrfast.core import object_header, object_tail
 
         task = self._task
@@ -314,4 +320,12 @@ class _MapAttempt:
             bytes_in=self._bytes_done,
             counters=counters,
             bad=() if self._skipping is None else self._skipping.report(index, counters),
+            seconds=self._laps.seconds(),
+            hot=of_map(
+                self._spilled.hot or (drained.hot,),
+                sum((self._spilled if self._spilled else drained).lengths),
+                segments.records,
+                combined=self._app.combine is not None or self._app.native_reduce is not None,
+                folded=self._spilled.folds,
+            ),
         )

@@ -25,8 +25,8 @@ from ..model import WAITING, AppInfo, Failure, MapTask, Progress, Segment
 from ..storage import ledger
 from .deaths import crash_frames, how_it_died
 from .frames import Report, SharedProgress, Task, Unpacker, from_document, pack, to_document
+from .output import REST_S, Output
 
-STDERR_TAIL_BYTES = 4096
 PLACES = 3  # of a slot in a remote store: one task reads, one computes, one writes
 READ_BYTES = 1 << 16
 
@@ -99,37 +99,36 @@ class Slot:
         self.requests = pool.pages.new()
         self.crashed_at = ""  # the application's lines of Python, innermost first, if native code crashed below them
         self.record: tuple[int, int] | None = None  # (number of its piece, offset): what the application was given last
-        self.tail = b""  # the last bytes that the child wrote to its stdout or stderr
         self._pool = pool
         self._unpacker = Unpacker()
         self._unsent = bytearray()
         # All of a slot's descriptors exist before the fork, so that a failure here leaves no child behind.
         self._channel, theirs = socket.socketpair()
-        self._stderr, their_stderr = os.pipe()
+        self._output = Output(pool.selector, pool.resting, self._printed)
         self._crash = os.memfd_create("mrfast-crash")  # shared with the child, which writes there when it crashes
         self._exit = -1
         parent = os.getpid()
         self.pid = _fork()
         if not self.pid:
-            pool.run_child(self, theirs, their_stderr, self._crash, parent)
+            pool.run_child(self, theirs, self._output.write_end, self._crash, parent)
         theirs.close()
-        os.close(their_stderr)
+        self._output.start()
         with contextlib.suppress(OSError):  # the child does the same; whoever comes first
             os.setpgid(self.pid, self.pid)
         self._exit = os.pidfd_open(self.pid)
         self._channel.setblocking(False)
-        os.set_blocking(self._stderr, False)
         pool.selector.register(self._channel, selectors.EVENT_READ, self._on_channel)
-        pool.selector.register(self._stderr, selectors.EVENT_READ, self._on_stderr)
         pool.selector.register(self._exit, selectors.EVENT_READ, self._on_exit)
 
     def descriptors(self) -> tuple[int, ...]:
         """What other children must not hold: it would hide from this child that its parent has ended."""
-        return self._channel.fileno(), self._stderr, self._exit, self._crash
+        return self._channel.fileno(), self._output.fileno(), self._exit, self._crash
 
     def send(self, task: Task) -> None:
         """Gives the slot its next task; it need not be ready yet."""
         assert self.task is None
+        if self.ready:  # what came since the last task is not of this one
+            self._output.flush()
         self.task, self.has_computed = task, False
         self.progress.clear()
         if self.ready:
@@ -151,17 +150,15 @@ class Slot:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
-        self._on_stderr()
+        self._output.close()
         self.crashed_at = crash_frames(self._crash)
         os.close(self._crash)
-        for source in (self._channel, self._stderr, self._exit):
+        for source in (self._channel, self._exit):
             with contextlib.suppress(KeyError, ValueError):
                 self._pool.selector.unregister(source)
         self._channel.close()
-        for descriptor in (self._stderr, self._exit):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._stderr = self._exit = -1
+        os.close(self._exit)
+        self._exit = -1
         self.record = self.progress.record()
         self.progress.close()
         self._pool.pages.close(self.requests)
@@ -170,7 +167,7 @@ class Slot:
     def last_words(self) -> str:
         """What the child left behind: where it crashed, and the end of what it printed."""
         at = f"\nmost recent call first:\n{self.crashed_at}" if self.crashed_at else ""
-        text = self.tail.decode("utf-8", "backslashreplace").strip()
+        text = self._output.tail.decode("utf-8", "backslashreplace").strip()
         return f"{at}\nthe last that it printed:\n{text}" if text else at
 
     # -- what the selector calls ------------------------------------------------------------------------------------
@@ -203,28 +200,17 @@ class Slot:
         events = self._on_channel()
         return events + self._pool.ended(self) if self._exit >= 0 else events
 
-    def _on_stderr(self) -> list[Event]:
-        while self._stderr >= 0:
-            try:
-                data = os.read(self._stderr, READ_BYTES)
-            except BlockingIOError:
-                break
-            if not data:
-                with contextlib.suppress(KeyError):
-                    self._pool.selector.unregister(self._stderr)
-                break
-            self.tail = (self.tail + data)[-STDERR_TAIL_BYTES:]
-            self._pool.on_output(data)
-        return []
-
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _printed(self, text: str) -> None:
+        self._pool.on_printed(self.task.attempt if self.ready and self.task is not None else "", text)
 
     def _heard(self, message: dict[str, Any]) -> Event:
         [(word, value)] = message.items()
         if word == "report":
+            self._output.flush()  # it comes before what is said of the task
             self.task = None
             self._pool.turn_over(self)
-            self._on_stderr()  # what the task printed comes before what is said of it
             return Finished(self, from_document(value))
         if word == "outputs":
             return Wanted(self, *value)
@@ -241,6 +227,7 @@ class Slot:
             self.refused = True
             return Refused(self, AppError(f"{info.name}: the application was changed while the job was running"))
         self._pool.info = info
+        self._output.flush()
         self.ready = True
         if self.task is not None:
             self._send_task(self.task)
@@ -278,7 +265,7 @@ class SlotPool:
         slots_max: int,
         selector: selectors.BaseSelector,
         *,
-        on_output: Callable[[bytes], None] | None = None,
+        on_printed: Callable[[str, str], None] = lambda attempt, text: None,
         private: Callable[[], Iterable[int]] = tuple,
         tmp: str | None = None,
     ):
@@ -286,7 +273,8 @@ class SlotPool:
         self.slots: list[Slot] = []
         self.slots_max = slots_max
         self.ahead = False
-        self.on_output = on_output or write_stderr
+        self.on_printed = on_printed  # attempt ("" for none: the application loads) and whole lines
+        self.resting: list[Output] = []  # of slots that print too much to be heard at once
         self.info: AppInfo | None = None  # what the first slot that was ready said
         self.pages = ledger.Pages()
         self._load = load
@@ -320,6 +308,19 @@ class SlotPool:
         slot = next((slot for slot in idle if slot.ready), None) or (idle[0] if idle else self._fork())
         slot.send(task)
         return slot
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
+        """What has happened, in the order in which it was noticed, after at most so long; None: after any time."""
+        rested = self.resting[:]
+        if rested:
+            timeout_s = REST_S if timeout_s is None else min(timeout_s, REST_S)
+        events: list[Event] = []
+        for key, _ in self.selector.select(timeout_s):
+            events += key.data()
+        del self.resting[: len(rested)]
+        for output in rested:
+            output.listen()
+        return events
 
     def running(self) -> dict[str, Progress]:
         """The attempts that run, and how far each one is."""
@@ -415,13 +416,6 @@ class SlotPool:
 def _progress(slot: Slot) -> Progress:
     done = slot.progress.read()
     return replace(done, phase=WAITING) if slot.wants_turn else done
-
-
-def write_stderr(data: bytes) -> None:
-    """Passes on what an application printed."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(data.decode("utf-8", "backslashreplace"))
-        sys.stderr.flush()
 
 
 def _fork() -> int:

@@ -14,6 +14,7 @@ from mrfast.control import ranges
 from mrfast.errors import BadInput, BoundPassed, NotFound, PreconditionFailed
 from mrfast.model import VALUE_BYTES_MAX, InputCut, Piece
 from mrfast.tasks.inflate import Inflater, compression, in_place, on_a_thread
+from mrfast.tasks.laps import WAIT, Laps
 from mrfast.tasks.prefetch import Prefetcher
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class PieceReader:
         memory_bytes: int = VALUE_BYTES_MAX,
         on_read: Callable[[int], None] | None = None,
         prefetcher: Prefetcher | None = None,
+        laps: Laps | None = None,
     ):
         self.piece = piece
         self.offset: int = 0
@@ -57,6 +59,7 @@ class PieceReader:
         self._memory_bytes = memory_bytes
         self._on_read = on_read
         self._prefetcher = prefetcher
+        self._laps = laps or Laps()
         self._compression = compression(piece.path)
         self._inflating: Generator[memoryview, None, None] | None = None
         self._bounds: tuple[int, int] | None = None
@@ -88,8 +91,10 @@ class PieceReader:
     def blocks(self) -> Iterator[memoryview]:
         """The piece's bytes, cut anywhere; each block is valid until the next one is asked for."""
         if self._compression:
-            return self._inflated(self._compression)
-        return self._stored() if self._prefetcher is None else self._prefetched()
+            blocks = self._inflated(self._compression)
+        else:
+            blocks = self._stored() if self._prefetcher is None else self._prefetched()
+        return self._laps.each(WAIT, blocks)
 
     def whole(self) -> bytes:
         """All of the piece's bytes at once; BoundPassed if they are more than `memory_bytes`."""
@@ -97,7 +102,7 @@ class PieceReader:
             start, stop = self.bounds()
             self._check_size(stop - start)
             buffer = io.BytesIO(bytes(stop - start))
-            with buffer.getbuffer() as view:
+            with buffer.getbuffer() as view, self._laps.within(WAIT):
                 if self._prefetcher is None:
                     self._fill(start, view)
                 else:
@@ -172,7 +177,8 @@ class PieceReader:
         header = None
         first = 0
         if self.piece.offset:
-            header, first = self._csv_header()
+            with self._laps.within(WAIT):
+                header, first = self._csv_header()
         rows = self._csv_rows(first)
         while True:
             try:

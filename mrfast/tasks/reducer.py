@@ -20,6 +20,7 @@ from mrfast.model import Failure, PartReport, Progress, ReduceReport, ReduceTask
 from mrfast.storage.abreast import Abreast
 from mrfast.tasks.failure import failure, shown
 from mrfast.tasks.fetch import CHUNK_BYTES, Fetched, Source
+from mrfast.tasks.laps import COMPUTE, TURN, WAIT, WRITE, Laps
 from mrfast.tasks.mapper import Report, Stores
 from mrfast.tasks.turns import ALWAYS, Turns
 from mrfast.tasks.upload import upload
@@ -58,18 +59,21 @@ class _ReduceAttempt:
     def __init__(self, app: App, task: ReduceTask, progress: Report, stores: Stores, turns: Turns):
         self.note = ""
         self.counters = Counters()
+        self._laps = Laps()
         self._app = app
         self._task = task
         self._progress = progress
         self._turns = turns
         self._store = stores(task.store_url)
-        self.fetched = Fetched(task, self._store, app.native_reduce, self._report_fetch)
+        self.fetched = Fetched(task, self._store, app.native_reduce, self._report_fetch, self._laps)
         self._lines = self._records_reduced = 0
 
     def run(self, source: Source) -> ReduceReport:
         """Fetches every segment, reduces every group, and writes the parts."""
-        self.fetched.follow(source)
-        parts = self._parts()
+        with self._laps.within(WAIT):
+            self.fetched.follow(source)
+        with self._laps.within(WRITE):
+            parts = self._parts()
         only, *others = parts
         return ReduceReport(
             attempt=self._task.attempt,
@@ -80,6 +84,7 @@ class _ReduceAttempt:
             table=self.fetched.table(),
             parts=tuple(parts) if others else (),
             counters=self.counters.total(),
+            seconds=self._laps.seconds(),
         )
 
     def _parts(self) -> list[PartReport]:
@@ -88,12 +93,13 @@ class _ReduceAttempt:
         held_max = task.memory_bytes // PARTS_MEMORY_SHARE
         held_max = min(PART_HELD_BYTES_MAX, held_max) if self._store.remote and task.partitions > 1 else -1
         with Abreast(PARTS_HELD * held_max, remote=held_max >= 0) as uploads:
-            made = (self._part(place, held_max) for place in range(task.partitions))
+            made = self._laps.each(COMPUTE, (self._part(place, held_max) for place in range(task.partitions)))
             return [report for _, report in uploads.each(made, lambda part: part.finish(), lambda part: part.held)]
 
     def _part(self, place: int, held_max: int) -> _Part:
         task = self._task
-        self._turns.take()
+        with self._laps.within(TURN):
+            self._turns.take()
         groups = self.fetched.groups()
         self._lines = 0
         chunks = self._reduce(groups) if groups.records_in else iter(())
@@ -101,10 +107,11 @@ class _ReduceAttempt:
             from mrfast.tasks.packed import compressed
 
             chunks = compressed(chunks, task.compress)
-        chunks = self._computed(chunks)
+        chunks = self._laps.each(COMPUTE, self._computed(chunks))
         name = part_object(task.attempt, task.partition + place, task.partitions)
         part = _Part(self._store, out_key(task.job, name))
-        part.take(chunks, held_max)
+        with self._laps.within(WRITE):
+            part.take(chunks, held_max)
         part.lines = self._lines
         self._records_reduced += groups.records_in
         return part

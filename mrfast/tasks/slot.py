@@ -20,6 +20,7 @@ from ..control.wire import error_to_wire
 from ..errors import AppError, MrfastError
 from ..model import Failure, MapTask, ReduceTask, Segment
 from ..storage import ledger
+from . import logs
 from .failure import failure
 from .frames import SharedProgress, Unpacker, from_document, pack, to_document
 from .turns import ALWAYS, Turns
@@ -71,11 +72,13 @@ def _become_slot(stderr: int, parent: int) -> None:
     os.dup2(stderr, 1)
     os.dup2(stderr, 2)
     os.close(stderr)
+    before = sys.stdout, sys.stderr
     # Fresh objects: the parent's may be a notebook's, or a test's, and hold locks of threads that are not here.
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
         setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True))
+    logs.follow(before)
 
 
 def _die_with(parent: int) -> None:
@@ -109,6 +112,7 @@ class _Slot:
         """Loads the application, says so, and runs what comes."""
         try:
             app = self._load()
+            logs.show()
             info = app.info()
         except MrfastError as error:
             self.send({"refused": error_to_wire(error)})

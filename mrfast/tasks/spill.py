@@ -146,9 +146,10 @@ class SpilledSegments:
         self.counts: list[int] = []
         self.checksums: list[int] = []
         self.key_kind: str | None = None
+        self.hot: list[Any] = []  # what each drain says of its heaviest keys
         self._partitions = partitions
         self._combine = combine
-        self._folds = combine is not None and combine.kind in core.FOLDING
+        self.folds = combine is not None and combine.kind in core.FOLDING
         self._bound = Bound(memory_bytes)
         self._runs = _Levels(self._bound.runs_max, self._merged)  # of (bytes, lengths, counts)
 
@@ -159,6 +160,7 @@ class SpilledSegments:
         """Spills what a sink held."""
         data = write_run(drained.chunks())
         self.key_kind = drained.key_kind
+        self.hot.append(drained.hot)
         self._runs.add((data, array("Q", drained.lengths), array("Q", drained.counts)))
 
     def chunks(self) -> Iterator[Any]:
@@ -182,12 +184,12 @@ class SpilledSegments:
                     segment, release_bytes = memoryview(data)[begin : begin + length], self._bound.release_bytes
                     group.add_run(segment, records=counts[partition], order=order, release_bytes=release_bytes)
             digest, length = xxhash.xxh3_64(), 0
-            for chunk in group.chunks("records") if self._folds else group.merged(ordered=False):
+            for chunk in group.chunks("records") if self.folds else group.merged(ordered=False):
                 digest.update(chunk)
                 length += len(chunk)
                 yield chunk
             self.lengths.append(length)
-            self.counts.append(group.records_out if self._folds else group.records_in)
+            self.counts.append(group.records_out if self.folds else group.records_in)
             self.checksums.append(digest.intdigest() if length else 0)
             for order, (data, *_) in enumerate(runs):  # segments too small for the merge to give their pages back
                 if offsets[order] - given_back[order] >= self._bound.release_bytes:
