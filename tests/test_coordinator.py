@@ -523,7 +523,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
 def test_off_loopback_a_token_is_needed(host: str) -> None:
-    with pytest.raises(UsageError, match="MRFAST_TOKEN"):
+    with pytest.raises(UsageError, match="mrfast token"):
         check_listen(host, None)
     check_listen(host, TOKEN)
 

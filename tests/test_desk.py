@@ -9,6 +9,7 @@ from test_job_driver import APP, Run, make_spec
 
 from mrfast.control import messages
 from mrfast.control.desk import Desk
+from mrfast.control.printed import ATTEMPT_BYTES_MAX
 from mrfast.errors import MrfastError
 from mrfast.model import Failure, MapTask, Progress, ReduceTask
 
@@ -239,3 +240,34 @@ def test_the_end_is_told_once_all_store_work_is_done(front: Front) -> None:
 def test_a_report_of_nothing_is_an_error(front: Front) -> None:
     asked = front.call("one", messages.Report("one"))
     assert isinstance(asked.answer, MrfastError)
+
+
+def test_what_workers_say_that_attempts_printed_is_told_in_bounds_and_harmless() -> None:
+    front = Front()
+    told: list[tuple[Any, ...]] = []
+
+    def hear(kind: str, event: Any) -> None:
+        if kind == "printed":
+            told.append((event["task"], event["attempt"], event["worker"], event["text"]))
+
+    front.run.driver.events.hear = hear
+    [task] = front.take("one")
+    name = task.attempt
+    printed = {name: "\x1b[2Jhello\n", "": "loads\n", "m-999999.e1.1": "of no task of this job\n", "\x1b": "x\n"}
+    front.call("one", messages.Renew("one", {name: Progress()}, {}, printed))
+    assert told == [("m-000000", name, "one", "\\x1b[2Jhello\n"), ("", "", "one", "loads\n")]
+    front.call("two", messages.Renew("two", {}, {}, {"": "loads\n"}))
+    assert len(told) == 2
+    report = messages.report_message("one", front.run.map_report(task), {}, {name: "bye\n"})
+    front.call("one", report)
+    assert told[2:] == [("m-000000", name, "one", "bye\n")]
+    for _ in range(100):
+        front.call("one", messages.Renew("one", {}, {}, {name: "x" * 9999 + "\n"}))
+    assert sum(len(text) for *_, text in told) < 2 * ATTEMPT_BYTES_MAX
+    assert b'"e":"printed"' in front.run.driver.events.document()
+
+
+def test_the_jobs_parameters_are_told_to_who_asks_before_hello() -> None:
+    front = Front(params={"word": "to"})
+    assert front.call("three", messages.AskParams()).answer == messages.Params({"word": "to"})
+    assert "three" not in front.desk.known

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import mrfast
 from mrfast import cli
 from mrfast.control import groups, plan
+from mrfast.control.event_files import find_events
 from mrfast.errors import UsageError
 from mrfast.model import InputCut, InputObject, JobSpec
 from mrfast.storage import base, ledger, open_store
@@ -72,6 +73,8 @@ def test_the_ledger_is_the_access_log(s3_bucket: str, access_log: Log) -> None:
     assert "clean" not in document["requests"]["by_phase"]
     in_all = {phase: verbs for phase, verbs in by_phase.items() if phase not in ("clean", "journal")}
     assert {p: v for p, v in document["requests"]["by_phase"].items() if p != "journal"} == in_all
+    end = json.loads(find_events(result.output_url)[-1])
+    assert {p: v for p, v in end["requests"]["by_phase"].items() if p != "journal"} == in_all
 
 
 def _success(result: mrfast.JobResult) -> dict[str, Any]:

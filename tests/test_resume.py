@@ -15,6 +15,7 @@ from journals import MemoryFile, MemoryJournals
 from test_cli import Shell
 from test_job_driver import APP, Run, make_spec
 
+from mrfast.control.event_files import find_events
 from mrfast.control.job import JobDriver
 from mrfast.control.journal import read_lines
 from mrfast.index import TRAILER_MAGIC, SegmentIndex
@@ -304,6 +305,7 @@ def test_a_coordinator_that_is_stopped_can_be_resumed(shell: Shell) -> None:
     _, said = first.communicate(timeout=60)
     assert first.returncode == 143
     assert b"mrfast-coordinator --resume stopped --store" in said
+    assert b'"STOPPED"' in find_events("stopped", str(shell.folder / "mrfast-store"))[-1]
     second = shell.start("--resume", "stopped", *listen, name="coordinator_main")
     assert second.stderr is not None
     where = second.stderr.readline().split()[3].rstrip(b";").decode()
@@ -311,6 +313,9 @@ def test_a_coordinator_that_is_stopped_can_be_resumed(shell: Shell) -> None:
     assert worker.returncode == 0, worker.stderr
     second.communicate(timeout=60)
     assert second.returncode == 0
+    log = find_events("stopped", str(shell.folder / "mrfast-store"))
+    assert b'"resumed":true' in log[0]
+    assert b'"COMMITTED"' in log[-1]
 
 
 def test_a_resumed_store_is_the_one_that_is_named(shell: Shell) -> None:

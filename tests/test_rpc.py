@@ -108,6 +108,7 @@ def test_calls_are_answered_by_name_and_in_any_order() -> None:
 
 PARAMS: dict[str, dict[str, Any]] = {
     "hello": {},
+    "params": {},
     "poll": {"worker": "w", "free": 1, "wait_s": 0},
     "renew": {"worker": "w", "attempts": {}},
     "report": {"worker": "w"},

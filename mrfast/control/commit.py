@@ -75,6 +75,11 @@ def name_key(name: str) -> str:
     return f"names/{name}"
 
 
+def is_job_name(text: str) -> bool:
+    """Whether a job can have this id or name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def find_job(name_or_id: str, store: Store) -> JobSpec:
     """The spec of the job with this id or name; UnknownJob."""
     job = name_or_id
@@ -86,7 +91,7 @@ def find_job(name_or_id: str, store: Store) -> JobSpec:
             raise NotFound(job)
         return loads(JobSpec, read(store, job_key(job, SPEC)))
     except NotFound:
-        raise UnknownJob(f"{store.url} has no job {name_or_id!r}") from None
+        raise UnknownJob(f"{store.url} has no job {name_or_id!r}; mrfast jobs --store URL lists them") from None
     except BadFrame as error:
         raise StoreError(f"{object_url(store, job_key(job, SPEC))} is damaged: {error}") from error
 
@@ -227,10 +232,11 @@ def publish(
     store: Store,
     output: Store,
     requests: Callable[[], ledger.Counts] = dict,
+    beside: Callable[[], None] = lambda: None,
 ) -> None:
     """The parts stand under their stable names, then `_SUCCESS`; OutputExists if another job took the output over.
 
-    `_SUCCESS` says which `requests` there were, its own PUT included.
+    `_SUCCESS` says which `requests` there were, its own PUT included. Who sees it sees what `beside` writes.
     """
     _check_claim(spec, output)
     if spec.overwrite:
@@ -240,6 +246,7 @@ def publish(
         store.copy_to(out_key(spec.job, part["attempt"]), output, _name(manifest, part))
 
     each_of(output if output.remote else store, copy, manifest["parts"])
+    beside()
     _check_claim(spec, output)
     own: ledger.Counts = {"commit": {"PUT": {"ok": 1}}} if output.url.startswith("s3:") else {}
     put_json(output, SUCCESS_KEY, manifest | ledger.document(ledger.total([requests(), own])))

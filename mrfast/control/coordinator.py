@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import signal
 import socket
@@ -12,14 +11,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrfast.control import messages
 from mrfast.control.desk import TICK_S, Desk
 from mrfast.control.effects import Effect
 from mrfast.control.job import JobDriver
 from mrfast.control.server import Handler, LineServer, Peer
+from mrfast.control.tokens import is_loopback
 from mrfast.errors import MrfastError, UsageError
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 STORE_THREADS = 4
 SHOW_S = 0.1
@@ -30,19 +33,19 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 Say = Callable[[str], None]
 
 
-def check_listen(host: str, token: bytes | None) -> None:
-    """UsageError for an address that other machines reach, where there is no token."""
-    if token is not None:
-        return
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host == "localhost":
-        return
+def check_listen(host: str, token: bytes | None, *, insecure: bool = False) -> str:
+    """What is to be said of an address that other machines reach without a token; UsageError unless `insecure`."""
+    if token is not None or is_loopback(host):
+        return ""
+    if insecure:
+        return (
+            f"warning: --insecure: whoever reaches {host} can take this job's tasks, read what it reads and report\n"
+            "results of their own; no token is asked for"
+        )
     raise UsageError(
         f"--listen {host}: whoever reaches this address could run the job's tasks and report results, so a token is\n"
         "needed, the same for the coordinator and its workers:\n"
-        "    export MRFAST_TOKEN=$(openssl rand -hex 32)"
+        "    mrfast token mrfast.token     then --token-file mrfast.token, or its text in MRFAST_TOKEN, here and there"
     )
 
 
@@ -60,25 +63,29 @@ class Coordinator:
         address: tuple[str, int],
         *,
         token: bytes | None = None,
+        tls: SSLContext | None = None,
+        insecure: bool = False,
         linger_s: float = 3.0,
         say: Say = lambda text: None,
         on_status: Callable[[dict[str, Any]], None] = lambda status: None,
         on_end: Callable[[JobDriver], None] = lambda driver: None,
+        on_step: Callable[[float], object] = lambda now: None,
     ) -> None:
-        check_listen(address[0], token)
+        check_listen(address[0], token, insecure=insecure)
         self.driver = driver
-        self.desk = Desk(driver, say=say)
+        self.desk = Desk(driver)
         self._address = address
         self._linger_s = linger_s
         self._say = say
         self._on_status = on_status
         self._on_end = on_end
+        self._on_step = on_step
         self._changed = asyncio.Event()
         self._running_effects: set[asyncio.Task[None]] = set()
         self._syncing: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
         handlers: dict[str, Handler] = {name: self._handle for name in messages.CALLS if name not in ("auth", "prove")}
-        self._server = LineServer(handlers, token=token, on_close=self._closed)
+        self._server = LineServer(handlers, token=token, tls=tls, on_close=self._closed)
 
     def run(self) -> int:
         """The exit code: 0 done; a failed job's error is raised; 130 and 143 after SIGINT and SIGTERM."""
@@ -128,6 +135,8 @@ class Coordinator:
             await self._wait(TICK_S)
             self._step()
         self._on_end(self.driver)
+        for warning in self.driver.warnings:
+            self._say(f"warning: {warning}")
         if self._signal is None and (self.driver.state == "COMMITTED" or self.desk.known):
             await self._farewell()
         if self.driver.error is not None:
@@ -146,6 +155,8 @@ class Coordinator:
             self._start_effects()
             await asyncio.get_running_loop().run_in_executor(self._pool, self.driver.journal.sync)
             self.desk.synced()
+        self.driver.stop(time.monotonic())
+        self._start_effects()
         while not self._effects_idle():
             await self._wait(TICK_S)
 
@@ -199,6 +210,7 @@ class Coordinator:
         self._start_effects()
         self.desk.step(time.monotonic())
         self._start_effects()
+        self._on_step(time.monotonic())
         if self.desk.wants_sync() and self._syncing is None:
             self._syncing = asyncio.create_task(self._sync())
 

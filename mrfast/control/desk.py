@@ -13,10 +13,8 @@ from typing import Any
 from mrfast.control import messages
 from mrfast.control.job import JobDriver
 from mrfast.errors import MrfastError
-from mrfast.model import MapReport, ReduceReport
 
 Reply = Callable[[Any], None]
-Say = Callable[[str], None]
 
 TICK_S = 0.5
 
@@ -34,12 +32,11 @@ class _Waiting:
 class Desk:
     """The calls of the protocol over a JobDriver; `step` after each call, and at least every half second."""
 
-    def __init__(self, driver: JobDriver, *, say: Say = lambda text: None) -> None:
+    def __init__(self, driver: JobDriver) -> None:
         self.driver = driver
         self.known: dict[str, object] = {}  # worker -> its connection
         self.told: set[str] = set()  # workers that have heard the end
         self.working = False  # store work is being done: the end is not to be told before
-        self._say = say
         self._waiting: list[_Waiting] = []
         self._unsynced: list[tuple[int, Reply, Any]] = []
         self._changed = False
@@ -131,11 +128,12 @@ class Desk:
         else:
             reply(found)
 
+    def _askparams(self, line: object, call: messages.AskParams, now: float, reply: Reply) -> None:
+        reply(messages.Params(self.driver.spec.params))
+
     def _hello(self, line: object, call: messages.Hello, now: float, reply: Reply) -> None:
         info = self.driver.hello(call.worker, call.slots, call.app, now, call.running)
         self.driver.counted(call.worker, call.requests)
-        if call.worker not in self.known:
-            self._say(f"worker {call.worker[:8]} is here, with {call.slots} slot{'s' * (call.slots > 1)}")
         self.known[call.worker] = line
         self._changed = True
         reply(messages.JobInfo(**info))
@@ -150,6 +148,7 @@ class Desk:
 
     def _renew(self, line: object, call: messages.Renew, now: float, reply: Reply) -> None:
         self.driver.counted(call.worker, call.requests)
+        self.driver.printed(call.worker, call.printed, now)
         words = self.driver.renew(call.worker, call.attempts, now)
         job, error = self._job_for(call.worker)
         reply(messages.Renewed(job, words, error))
@@ -159,15 +158,13 @@ class Desk:
         if report is None:
             raise MrfastError("a report of nothing")
         self.driver.counted(call.worker, call.requests)
+        self.driver.printed(call.worker, call.printed, now)
 
         def answer(now: float, late: bool) -> Any:
             word = self.driver.report(call.worker, report, now)
             if word is None and not late:
                 return None
             job, error = self._job_for(call.worker)
-            if not isinstance(report, (MapReport, ReduceReport)) and word == "accepted":
-                first = report.message.splitlines()[0] if report.message else ""
-                self._say(f"attempt {report.attempt} failed: {first}")
             self._changed = True
             return messages.Word(job, word or "stale", error)
 

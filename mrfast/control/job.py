@@ -9,6 +9,7 @@ effects, and promise nothing to a worker before the journal is synced.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from mrfast.control import recovery
@@ -17,6 +18,7 @@ from mrfast.control.explain import NO_ZSTD, difference, fits
 from mrfast.control.job_work import LEASE_S, JobWork
 from mrfast.control.journal_files import is_superseded
 from mrfast.control.outputs import index_at_end, is_intact
+from mrfast.control.printed import Printed
 from mrfast.control.scheduler import IllegalEvent
 from mrfast.errors import AppRefused, MrfastError, NotFound, StoreError
 from mrfast.index import SegmentIndex
@@ -43,6 +45,10 @@ CURSORS = 1 << 32  # places in the log of one epoch
 class JobDriver(JobWork):
     """One job from its spec to its end; see the module's docstring. Not thread-safe: one thread steps it."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._printed = Printed()
+
     # What workers ask and say
 
     def hello(self, worker: str, slots: int, app: AppInfo, now: float, running: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -57,6 +63,7 @@ class JobDriver(JobWork):
             raise AppRefused(difference(self.app, app))
         self._start = now if self._start is None else self._start
         self._workers[worker] = {"slots": slots, "since": now}
+        self._chronicle.tell("worker", now, worker=worker, slots=slots)
         if self.scheduler is not None:
             self.scheduler.joined(worker, slots, running, now)
         spec = self.spec
@@ -75,6 +82,7 @@ class JobDriver(JobWork):
 
         `ahead`: its slots are busy, and it would read the tasks' input meanwhile.
         """
+        self._now = now
         tasks: list[MapTask | ReduceTask] = []
         if self.state != "RUNNING" or self.scheduler is None:
             return tasks
@@ -110,6 +118,7 @@ class JobDriver(JobWork):
 
     def renew(self, worker: str, attempts: dict[str, Progress], now: float) -> dict[str, str]:
         """ "ok" or "cancel" for each running attempt."""
+        self._now = now
         if self.state in ("COMMITTED", "FAILED"):
             return dict.fromkeys(attempts, "cancel")
         if self.scheduler is None:  # a resumed job that is still being read: what runs may be of use
@@ -182,9 +191,16 @@ class JobDriver(JobWork):
             return "superseded"
         segment = self._outputs.segment(map_index, self._groups.partitions(reduce))
         key = segment.object or inter_key(self.spec.job, map_attempt)
-        self._checking.add(map_attempt)
+        self._checking[map_attempt] = why
         self._effects.append(Effect("check", lambda: is_intact(self._store, key, segment), (map_index, map_attempt)))
         return "accepted"
+
+    def printed(self, worker: str, printed: dict[str, str], now: float) -> None:
+        """What attempts have printed, whole lines; "" stands for the load of the application. It is told in bounds."""
+        known = {name: text for name, text in printed.items() if not name or self._task(name) is not None}
+        for attempt, text in self._printed.take(known):
+            task = attempt.partition(".")[0]
+            self._chronicle.tell("printed", now, task=task, attempt=attempt, worker=worker, text=text)
 
     def release(self, worker: str, attempt: str, now: float) -> str:
         """A worker that drains gives a task back; not counted."""
@@ -193,12 +209,14 @@ class JobDriver(JobWork):
     def gone(self, worker: str, now: float) -> None:
         """A worker's connection closed: its leases end soon, unless it is back before."""
         self._workers.pop(worker, None)
+        self._chronicle.tell("gone", now, worker=worker)
         if self.scheduler is not None and self.state == "RUNNING":
             self.scheduler.worker_lost(worker, now)
 
     def tick(self, now: float) -> bool:
         """Does what time brings about; whether tasks can be handed out again."""
         self._now = now
+        self._chronicle.sample(now, self.status, self._outputs)
         mirrored = self.journal is not None and self.journal.is_mirrored  # then a look goes with each object of it
         if self.state == "RUNNING" and now >= self._fence_at and not mirrored:
             self._fence_at = now + FENCE_S
@@ -217,6 +235,10 @@ class JobDriver(JobWork):
     def next_deadline(self) -> float | None:
         """When tick() next has something to do."""
         return None if self.scheduler is None or self.state != "RUNNING" else self.scheduler.next_deadline()
+
+    def next_sample(self) -> float | None:
+        """When tick() next tells how the job stands; it is late where it is not called."""
+        return None if self.scheduler is None or self.state != "RUNNING" else self._chronicle.sample_at
 
     def status(self, now: float) -> dict[str, Any]:
         """What people want to see of the job at this moment."""
@@ -240,9 +262,15 @@ class JobDriver(JobWork):
             "bytes_done": self._outputs.bytes_in,
             "records_done": self._outputs.records_in,
             "running": [
-                {"attempt": each.name, "worker": each.worker, "seconds": round(now - each.since, 3)}
+                {
+                    "attempt": each.name,
+                    "worker": each.worker,
+                    "seconds": round(now - each.since, 3),
+                    **asdict(each.progress),
+                }
                 for each in running[:RUNNING_SHOWN]
             ],
+            "counters": self._counters(),
             "seconds": 0.0 if self._start is None else round(now - self._start, 3),
             **ledger.document(self.requests()),
         }
@@ -274,6 +302,7 @@ class JobDriver(JobWork):
         if index.partitions != self.spec.reduces:
             raise MrfastError(f"the report of {report.attempt} has {index.partitions} partitions")
         digest = index.digest()
+        self._chronicle.report = report
         word = self.scheduler.map_done(report.attempt, digest, now, worker)
         if word == "accepted":
             map_index = self._map_index(report.attempt)
@@ -314,6 +343,7 @@ class JobDriver(JobWork):
                 self._groups.check(reduce, report)
             except ValueError as error:
                 raise MrfastError(f"the report of {report.attempt} cannot be right: {error}") from None
+        self._chronicle.report = report
         word = self.scheduler.reduce_done(report.attempt, report.xxh3, report.table, now, worker)
         if word == "accepted" and reduce is not None:
             self._reports[reduce] = report

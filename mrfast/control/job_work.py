@@ -6,104 +6,29 @@ pool) and gives its result or error back to `effect_done()`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mrfast.control import commit, recovery, reuse, splits
-from mrfast.control.bad_records import BadRecords
-from mrfast.control.document import manifest
-from mrfast.control.effects import Begun, Effect, Journals, Mirror, begin, read_indexes
+from mrfast.control import recovery, reuse, splits
+from mrfast.control.document import Reports, manifest
+from mrfast.control.effects import Begun, Effect, read_indexes
 from mrfast.control.explain import difference, failed, fits, unpublished
-from mrfast.control.groups import Groups
-from mrfast.control.journal_files import Journal, is_superseded
-from mrfast.control.outputs import Outputs
+from mrfast.control.job_end import JobEnd
+from mrfast.control.journal_files import is_superseded
 from mrfast.control.scheduler import Scheduler
-from mrfast.errors import AppRefused, JobTaken, MrfastError, NotFound
+from mrfast.errors import AppRefused, JobTaken, MrfastError
 from mrfast.index import SegmentIndex
-from mrfast.model import AppInfo, InputObject, JobSpec, MapReport, Piece, ReduceReport, inter_key
-from mrfast.storage import ledger, open_store
-from mrfast.storage.base import Store
+from mrfast.model import InputObject, MapReport, Piece, ReduceReport, inter_key
 
 LEASE_S = 10.0
 INDEXES_PER_EFFECT = 100
 INDEX_TRIES_MAX = 30
 REREAD_S = 2.0  # after an error of the store
 
-QuotedNewlines = Callable[[InputObject], bool]
 
-
-class JobWork:
+class JobWork(JobEnd):
     """What a job has done and what the store must do for it next."""
-
-    def __init__(
-        self,
-        spec: JobSpec,
-        *,
-        store: Store,
-        journals: Journals,
-        resume: bool = False,
-        quoted_newlines: QuotedNewlines | None = None,
-        open_output: Callable[[str], Store] = open_store,
-    ) -> None:
-        self.spec = spec
-        self.state = "WAITING"
-        self.error: MrfastError | None = None
-        self.result: dict[str, Any] | None = None
-        self.scheduler: Scheduler | None = None
-        self.app: AppInfo | None = None
-        self.journal: Journal | None = None
-        self.epoch = 1
-        self._store = store
-        self._journals = journals
-        self._open_output = open_output
-        self._quoted_newlines = quoted_newlines
-        self._splits: list[tuple[Piece, ...]] = []
-        self._effects: deque[Effect] = deque(
-            [Effect("begin", lambda: begin(spec, store, self._output(), journals, resume))]
-        )
-        self._history: list[dict[str, Any]] = []
-        self._whole: set[str] | None = None
-        self.begun = False
-        self._mirror = Mirror(store, lambda: is_superseded(store, spec.job, self.epoch))
-        self._outputs = Outputs()
-        self._groups = Groups.of(spec)
-        self._unread: dict[int, MapReport] = {}  # accepted by an earlier epoch, their indexes not read yet
-        self._objects: dict[int, str] = {}  # of those that an earlier job ran
-        self._names: list[tuple[str, bytes]] = []  # of this job's map outputs, for later jobs
-        self._checking: set[str] = set()  # map attempts that the coordinator is looking at
-        self._reading: set[str] = set()  # map attempts whose index is being read
-        self._bad = BadRecords(spec.bad_records_max)
-        self._reports: dict[int, ReduceReport] = {}
-        self._workers: dict[str, dict[str, Any]] = {}
-        self._requests: dict[str, ledger.Counts] = {}  # what each worker has sent to stores
-        self._attempts = {"started": 0, "failed": 0}
-        self._start: float | None = None
-        self._now = 0.0
-        self._fence_at = 0.0
-        self._reread_at = float("inf")
-        self._tries = 0
-
-    def counted(self, worker: str, requests: ledger.Counts) -> None:
-        """A worker has said what it has sent to stores, since it began; an older message changes nothing."""
-        requests = ledger.checked(requests)
-        if ledger.number(requests) >= ledger.number(self._requests.get(worker, {})):
-            self._requests[worker] = requests
-
-    def requests(self) -> ledger.Counts:
-        """What this process and all workers have sent to stores, as far as they have said."""
-        return ledger.total([ledger.current().counts(), *list(self._requests.values())])
-
-    def fail(self, error: MrfastError) -> None:
-        """The job is FAILED with this error, unless it has ended already or is being committed."""
-        if self.state in ("COMMITTING", "COMMITTED", "FAILED"):
-            return
-        if self.scheduler is not None and self.scheduler.state == "RUNNING":
-            self.scheduler.fail(str(error), self._now)
-        self._end_failed(error)
 
     def effects(self) -> list[Effect]:
         """The store work to be done now, each given out once; what was accepted is in the journal's file by then."""
@@ -152,13 +77,12 @@ class JobWork:
             self._published(result, now)
         if self.state == "RUNNING":
             self._follow(now)
-
-    def _output(self) -> Store:
-        return self._open_output(self.spec.output_url)
+        self._tell_end()
 
     def _on_begun(self, begun: Begun) -> None:
         self.epoch, self.journal, self._history = begun.epoch, begun.journal, begun.records
         self.begun = True
+        self._chronicle.tell("job", self._now)
         if begun.manifest is not None:  # committed by an earlier epoch: its parts need only be published again
             self.state = "COMMITTING"
             manifest = begun.manifest
@@ -212,13 +136,14 @@ class JobWork:
             self.fail(error)
             return
         self._history = []
-        self._unread, self._objects, self._reports = restored.maps, restored.objects, restored.parts
+        self._unread, self._objects, self._reports = restored.maps, restored.objects, Reports(restored.parts)
         self._bad.restore(restored)
         for map_index, each in kept.items():
             self._adopt(map_index, each)
         if kept:
             self._close_maps()
         self.state = "RUNNING"
+        self._chronicle.planned(spec, app, planned, self.scheduler, self._now)
         for worker, known in self._workers.items():
             self.scheduler.joined(worker, known["slots"], (), self._now)
         self._read_indexes()
@@ -269,7 +194,7 @@ class JobWork:
             if self._unread.pop(map_index, None) is None or self.scheduler.accepted_map(map_index) != report.attempt:
                 continue
             if index is None:
-                self._lost(map_index, report.attempt, now)
+                self._lost(map_index, report.attempt, "its object is missing or damaged", now)
             else:
                 its = self._objects.get(map_index, "")
                 self._outputs.add(map_index, report, index, index.digest(), its)
@@ -296,6 +221,7 @@ class JobWork:
         elif effect.name in ("commit", "publish"):
             # The manifest is there, or may be: what it names stays, and no failed.json contradicts it.
             self.state, self.error = "FAILED", unpublished(self.spec, effect.name, error)
+            self._effects.append(Effect("fail", self._keep_unfinished))
         elif effect.name in ("plan", "indexes"):
             self.fail(error)
 
@@ -308,25 +234,19 @@ class JobWork:
             self.error = self._taken()
             self._effects.clear()
 
-    def _taken(self) -> JobTaken:
-        return JobTaken(f"job {self.spec.job} was taken over by a coordinator that was started later")
-
-    def _note(self, record: dict[str, Any]) -> None:
-        if self.journal is not None:
-            self.journal.append(record)
-
     def _checked(self, map_index: int, attempt: str, intact: bool, now: float) -> None:
         """The coordinator has looked at an output that a reduce could not read."""
-        self._checking.discard(attempt)
+        why = self._checking.pop(attempt, "")
         if self.scheduler is None or self.state != "RUNNING" or self._outputs.attempt(map_index) != attempt:
             return
         if intact:
             self._outputs.announce(map_index)
         else:
-            self._lost(map_index, attempt, now)
+            self._lost(map_index, attempt, why, now)
 
-    def _lost(self, map_index: int, attempt: str, now: float) -> None:
+    def _lost(self, map_index: int, attempt: str, why: str, now: float) -> None:
         assert self.scheduler is not None
+        self._chronicle.why = why
         if self.scheduler.output_lost(map_index, attempt, now) == "accepted":
             self._outputs.remove(map_index)
             self._bad.forget(map_index)
@@ -382,63 +302,6 @@ class JobWork:
             )
             lines = self._bad.lines()
             self._effects.append(Effect("commit", lambda: self._commit(document, lines)))
-
-    def _commit(self, document: dict[str, Any], bad_records: bytes) -> dict[str, Any]:
-        if is_superseded(self._store, self.spec.job, self.epoch):
-            with suppress(NotFound):
-                return commit.read_manifest(self.spec.job, self._store)
-            raise self._taken()
-        if bad_records:
-            commit.write_bad_records(self.spec.job, bad_records, self._store)
-        return commit.write_manifest(self.spec.job, document, self._store)
-
-    def _publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        commit.publish(self.spec, manifest, self._store, self._output(), self.requests)
-        return manifest
-
-    def _published(self, manifest: dict[str, Any], now: float) -> None:
-        if self.scheduler is not None:
-            self.scheduler.committed(now)
-        self.result = manifest
-        self.state = "COMMITTED"
-        self._close_journal()
-        known = self.scheduler is not None or not self.spec.reuse  # which map outputs are to stay
-        if known and not self.spec.keep_intermediate:
-            self._effects.append(Effect("clean", lambda: self._clean(manifest)))
-
-    def _clean(self, manifest: dict[str, Any]) -> None:
-        commit.clean(self.spec.job, manifest, self._store, self._kept() if self.spec.reuse else ())
-        self._journals.forget()
-
-    def _close_journal(self) -> None:
-        self._note({"k": "end", "state": self.state})
-        if self.journal is not None:
-            self.journal.close_batch()
-
-    def _end_failed(self, error: MrfastError) -> None:
-        self.state = "FAILED"
-        self._close_journal()
-        kept = self._kept()
-        self.error = commit.with_cure(error, self.spec, len(kept))
-        document = {"job": self.spec.job, "name": self.spec.name, "error": str(error), "attempts": self._attempts}
-        lines = self._bad.lines()
-        self._effects.append(Effect("fail", lambda: self._write_failure(document, kept, lines)))
-
-    def _kept(self) -> set[str]:
-        """The keys of what was accepted: a resumed job goes on from it."""
-        if self.scheduler is None:
-            return set()
-        done = {"map": self.scheduler.accepted_maps(), "reduce": self.scheduler.accepted_reduces()}
-        written = partial(self._groups.written, self.spec.job)
-        return {key for kind, tasks in done.items() for index, name, _ in tasks for key in written(kind, index, name)}
-
-    def _write_failure(self, document: dict[str, Any], kept: set[str], bad_records: bytes) -> None:
-        if is_superseded(self._store, self.spec.job, self.epoch):
-            return
-        if bad_records:
-            commit.write_bad_records(self.spec.job, bad_records, self._store)
-        if commit.write_failure(self.spec, document, self._store, self._output()) and not self.spec.keep_intermediate:
-            commit.clean(self.spec.job, {"parts": []}, self._store, keep=kept)
 
     # What only the driver can do, which is this class and what workers say: each is made there
 

@@ -1,12 +1,15 @@
 """The calls of the protocol: what each one takes and gives, as checked values.
 
     auth(nonce) -> {required, nonce, proof}      then, where a token is required, prove(proof)
+    params() -> {params}, with which a worker loads its app before it says
     hello(worker, slots, app, running) -> the job  poll(worker, free, wait_s) -> {tasks, job}
     renew(worker, attempts) -> {attempts, job}    report(worker, map | reduce | failure) -> {word, job}
     outputs(attempt, since, wait_s) -> {segments, next, complete, word}     pieces(attempt, since) -> {pieces, next}
     bad_input(worker, attempt, map_index, map_attempt, why)  release(worker, attempt)  status()
 
-hello, renew, report and release bring `requests`: all that the worker has sent to stores so far.
+hello, renew, report and release bring `requests`: all that the worker has sent to stores so far. renew and report
+bring `printed`: attempt -> whole lines that it has printed since the last time, "" for the load of the application;
+8 KiB in a renewal, in a report all that is left of its attempt. What a lost call brought is not sent again.
 `job` is "running", "done" or "failed"; with "failed" comes `error`. Lists that could pass the frame's bound are paged:
 a map task of many pieces is handed out without them (`pages` is set), and its worker fetches them with `pieces`.
 """
@@ -65,11 +68,12 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Keeps the leases of running attempts."""
+    """Keeps the leases of running attempts; brings some of what attempts have `printed`."""
 
     worker: str
     attempts: dict[str, Progress]
     requests: Counts = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Report:
     reduce: ReduceReport | None = None
     failure: Failure | None = None
     requests: Counts = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,18 @@ class Challenge:
 
 
 @dataclass(frozen=True, slots=True)
+class AskParams:
+    """Asks what `mrfast.param` must give to the application of this job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The job's parameters: they are part of the application that `hello` brings."""
+
+    params: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class JobInfo:
     """What `hello` gives."""
 
@@ -217,6 +234,7 @@ class JobInfo:
 CALLS = {
     "auth": Auth,
     "prove": Prove,
+    "params": AskParams,
     "hello": Hello,
     "poll": Poll,
     "renew": Renew,
@@ -265,13 +283,18 @@ def fitting(pieces: list[Piece]) -> int:
     return len(pieces)
 
 
-def report_message(worker: str, report: MapReport | ReduceReport | Failure, requests: Counts | None = None) -> Report:
+def report_message(
+    worker: str,
+    report: MapReport | ReduceReport | Failure,
+    requests: Counts | None = None,
+    printed: dict[str, str] | None = None,
+) -> Report:
     """The report as a call; an index that is too long for a frame stays in its object."""
-    requests = requests or {}
+    requests, printed = requests or {}, printed or {}
     if isinstance(report, MapReport):
         if len(report.index) + len(dumps(report.counters)) > INDEX_BYTES_MAX:
             report = replace(report, index=b"")
-        return Report(worker, map=report, requests=requests)
+        return Report(worker, map=report, requests=requests, printed=printed)
     if isinstance(report, ReduceReport):
-        return Report(worker, reduce=report, requests=requests)
-    return Report(worker, failure=report, requests=requests)
+        return Report(worker, reduce=report, requests=requests, printed=printed)
+    return Report(worker, failure=report, requests=requests, printed=printed)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
+from operator import add, sub
 
 import xxhash
 
 from mrfast.control.groups import run_of, singles
+from mrfast.control.hot_keys import HotTable
 from mrfast.errors import CorruptSegment, NotFound
 from mrfast.index import SegmentIndex, read_index
 from mrfast.model import MapReport, Segment
@@ -37,6 +40,10 @@ class _Sparse:
             return 0, 0, 0, 0
         offset, length, records, xxh3 = (column[at] for column in self._columns[:4])
         return offset, length, records, xxh3
+
+    def lengths(self) -> Iterable[tuple[int, int]]:
+        """(partition, bytes) of those that are there."""
+        return zip(self._partitions, self._columns[1], strict=True) if self._columns else ()
 
     def raw(self, partition: int) -> int:
         at = bisect_left(self._partitions, partition)
@@ -68,6 +75,8 @@ class Outputs:
         self._log = array("I")  # of map indices
         self.records_in = self.records_out = self.bytes_in = 0
         self.counters: dict[str, int] = {}
+        self.shuffled: list[int] = []  # bytes by partition
+        self.hot = HotTable()
 
     def __len__(self) -> int:
         return len(self._outputs)
@@ -80,8 +89,10 @@ class Outputs:
     def add(self, map_index: int, report: MapReport, index: SegmentIndex, digest: str, object: str = "") -> None:
         """Take an accepted output in, in the place of an earlier one."""
         self.remove(map_index)
+        self.shuffled = self.shuffled or [0] * index.partitions
         self._outputs[map_index] = output = _Output(report, index, digest, object)
         self._count(output, 1)
+        self.hot.add(map_index, report.hot)
         self.announce(map_index)
 
     def announce(self, map_index: int) -> None:
@@ -95,6 +106,7 @@ class Outputs:
         output = self._outputs.pop(map_index, None)
         if output is not None:
             self._count(output, -1)
+            self.hot.remove(map_index)
 
     def attempt(self, map_index: int) -> str | None:
         """The attempt whose output this is; None while the map is not accepted, or its index not read yet."""
@@ -128,6 +140,12 @@ class Outputs:
         self.records_in += sign * records_in
         self.records_out += sign * records_out
         self.bytes_in += sign * bytes_in
+        index = output.index
+        if isinstance(index, SegmentIndex):
+            self.shuffled = list(map(add if sign > 0 else sub, self.shuffled, index.lengths()))
+        else:
+            for partition, length in index.lengths():
+                self.shuffled[partition] += sign * length
         for name, count in (counters or {}).items():
             self.counters[name] = self.counters.get(name, 0) + sign * count
 

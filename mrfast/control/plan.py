@@ -208,7 +208,7 @@ def _commit(made: Plan, spec: JobSpec, store: bool, output: bool) -> None:
     if output:  # whose the output is: before and after the parts
         made.add("commit", "HEAD", 2)
         made.add("commit", "GET", 2)
-        made.add("commit", "PUT", 1)
+        made.add("commit", "PUT", 2)  # the event log (event_files: a failed PUT is followed by a DELETE); _SUCCESS
         if spec.overwrite:
             made.add("commit", "HEAD", ABSENT)
             made.add("commit", "LIST", 1)

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mrfast.control import hot_keys
 from mrfast.control.groups import Groups
 from mrfast.control.scheduler import IllegalEvent, Scheduler
 from mrfast.control.schema import BadFrame, decode, encode
@@ -50,13 +51,14 @@ def plan_record(app: AppInfo, whole: Iterable[str]) -> dict[str, Any]:
 
 def map_record(report: MapReport, digest: str, issued: int, object: str = "") -> dict[str, Any]:
     """An accepted map output; `object` is the key of one that an earlier job wrote."""
-    record = {"k": "map", "report": encode(replace(report, index=b"")), "digest": digest, "issued": issued}
+    short = replace(report, index=b"", seconds={}, hot=hot_keys.cut(report.hot, hot_keys.KEYS_IN_JOURNAL))
+    record = {"k": "map", "report": encode(short), "digest": digest, "issued": issued}
     return record | {"object": object} if object else record
 
 
 def reduce_record(report: ReduceReport, issued: int) -> dict[str, Any]:
     """An accepted part."""
-    return {"k": "reduce", "report": encode(report), "issued": issued}
+    return {"k": "reduce", "report": encode(replace(report, seconds={})), "issued": issued}
 
 
 def lost_record(map_index: int, attempt: str) -> dict[str, Any]:

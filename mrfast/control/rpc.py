@@ -7,15 +7,20 @@ function that it gave with the call.
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrfast.control import messages
 from mrfast.control.schema import BadFrame, decode
+from mrfast.control.tls import not_now, refusal
 from mrfast.control.wire import ErrorReply, Reply, parse, request
 from mrfast.errors import CoordinatorLost, MrfastError, UsageError
 from mrfast.model import FRAME_BYTES_MAX
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 OnReply = Callable[[Any], None]
 RECEIVE_BYTES = 1 << 18
@@ -30,13 +35,42 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def ask_once(
+    address: tuple[str, int],
+    token: bytes | None,
+    method: str,
+    params: Any,
+    *,
+    timeout_s: float,
+    tls: SSLContext | None = None,
+) -> Any:
+    """The result of one call, on a connection of its own; CoordinatorLost if none comes."""
+    connection = Connection(address, token, timeout_s=timeout_s, tls=tls)
+    got: list[Any] = []
+    try:
+        connection.call(method, params, got.append)
+        while not got:
+            writing = [connection] if connection.wants_write else []
+            if not any(select.select([connection], writing, [], timeout_s)):
+                raise CoordinatorLost(f"{address[0]}:{address[1]} has been silent for {timeout_s:.0f} s")
+            connection.on_ready()
+    finally:
+        connection.close()
+    if isinstance(got[0], MrfastError):
+        raise got[0]
+    return got[0]
+
+
 class Connection:
     """One authenticated connection to a coordinator. CoordinatorLost whenever it cannot go on."""
 
-    def __init__(self, address: tuple[str, int], token: bytes | None, *, timeout_s: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], token: bytes | None, *, timeout_s: float, tls: SSLContext | None = None
+    ) -> None:
         self.address = address
         self._sent_at_most = 0
         self._waiting: dict[int, OnReply] = {}
+        self._again: tuple[type[OSError], ...] = (BlockingIOError,)  # what says "not now"
         self._incoming = bytearray()
         self._outgoing = bytearray()
         try:
@@ -47,10 +81,15 @@ class Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket.settimeout(HANDSHAKE_S)
+            if tls is not None:
+                self._again = not_now()
+                self._socket = tls.wrap_socket(self._socket, server_hostname=address[0])
             self._handshake(token)
             self._socket.setblocking(False)
         except (MrfastError, OSError) as error:
             self.close()
+            if tls is not None and (refused := refusal(error)):
+                raise CoordinatorLost(f"no TLS with the coordinator at {self._name}: {refused}") from None
             if isinstance(error, CoordinatorLost):
                 raise
             raise CoordinatorLost(f"{self._name} does not talk to us: {error}") from error
@@ -81,7 +120,7 @@ class Connection:
         while True:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
+            except self._again:
                 return
             except OSError as error:
                 raise CoordinatorLost(f"the connection to {self._name} broke: {error}") from error
@@ -99,7 +138,7 @@ class Connection:
         try:
             while self._outgoing:
                 del self._outgoing[: self._socket.send(self._outgoing)]
-        except BlockingIOError:
+        except self._again:
             pass
         except OSError as error:
             raise CoordinatorLost(f"the connection to {self._name} broke: {error}") from error
@@ -149,7 +188,11 @@ class Connection:
         while not got:
             data = self._socket.recv(RECEIVE_BYTES)
             if not data:
-                raise CoordinatorLost(f"the coordinator at {self._name} closed the connection")
+                cure = "a certificate from us, --tls-cert is" if len(self._again) > 1 else "TLS, --tls-ca is"
+                raise CoordinatorLost(
+                    f"the coordinator at {self._name} closed the connection before a word; should it want {cure} "
+                    "needed here"
+                )
             self._incoming += data
             for line in self._lines():
                 self._heard(line)

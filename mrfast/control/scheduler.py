@@ -47,6 +47,7 @@ class Scheduler(TaskTable):
             )
         super().__init__(maps, reduces, epoch, lease_s, attempts_max)
         self.stall_s = stall_s
+        self.early_share = EARLY_SHARE  # over 1: no reduce starts before the last map is accepted
         self.backups = 0
         self.stalled: list[tuple[Failure, str]] = []  # failures that `tick` has found, for the caller to take
         self.crew = Crew()
@@ -169,8 +170,8 @@ class Scheduler(TaskTable):
         record = self._record(found[0])
         if lease is None:
             return "already" if record.accepted == found[1] or record.has_failed(found[1]) else "superseded"
-        self._close(lease, "failed", now)
         record.add_failure(lease.n, lease.worker, failure, now)
+        self._close(lease, "failed", now)
         if failure.fatal:
             self._fail_task(lease.task, "failed for good", failure, lease.worker)
         elif record.store_failures >= STORE_FAILURES_MAX:
@@ -265,7 +266,7 @@ class Scheduler(TaskTable):
         before = record.digest
         record.accepted, record.digest = serial, digest
         record.floor = max(serial, Names(0, 0, epoch).serial(issued))
-        self._note(record, "accepted", serial, "", 0.0)
+        self._note(task, "accepted", serial, "", 0.0)
         if kind == "map":
             self.maps_done += 1
             self._tabulate(task, before, 0.0)
@@ -344,7 +345,7 @@ class Scheduler(TaskTable):
 
     def _reduce_may_start_early(self, now: float) -> bool:
         """Whether no map waits, and a slot stays for one that must run again."""
-        if self.maps_done == self.maps or self.maps_done < EARLY_SHARE * self.maps or self._maps_waiting():
+        if self.maps_done == self.maps or self.maps_done < self.early_share * self.maps or self._maps_waiting():
             return False
         return sum(lease.task >= self.maps for lease in self._leases) < self.crew.slots(now) - 1
 
@@ -412,14 +413,14 @@ class Scheduler(TaskTable):
             if other.live:
                 self._leases.end(other)
             if other is not lease:
-                self._tell(record, "superseded", other, now)
+                self._tell("superseded", other, now)
         record.open = None
         # earlier failures have struck when the task was accepted before
         failed_on = {who for n, who, failure in record.failures or () if failure.counted and n > record.floor}
         self.crew.passed(lease.task, failed_on - {lease.worker}, now)
         record.accepted, record.digest, record.shun = lease.n, digest, ""
         record.floor = max(lease.n, self.names.serial(record.issued))
-        self._tell(record, "accepted", lease, now)
+        self._tell("accepted", lease, now)
         kind, _ = self.names.kind_index(lease.task)
         if lease.n > self.names.serial(0):  # when one of an earlier epoch began is not known
             self._durations[kind].add(now - lease.since)

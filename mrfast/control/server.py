@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrfast.control import messages
 from mrfast.control.schema import BadFrame, decode
@@ -22,6 +22,9 @@ from mrfast.control.wire import (
 )
 from mrfast.errors import CoordinatorLost, MrfastError, PortInUse
 from mrfast.model import FRAME_BYTES_MAX
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 CONNECTIONS_MAX = 1024
 UNPROVEN_MAX = 32
@@ -54,9 +57,17 @@ class Peer:
 class LineServer:
     """Listens, authenticates, and calls `handlers[method](peer, params)`; `on_close(peer)` when a peer is gone."""
 
-    def __init__(self, handlers: dict[str, Handler], *, token: bytes | None, on_close: Callable[[Peer], None]) -> None:
+    def __init__(
+        self,
+        handlers: dict[str, Handler],
+        *,
+        token: bytes | None,
+        tls: SSLContext | None = None,
+        on_close: Callable[[Peer], None],
+    ) -> None:
         self._handlers = handlers
         self._token = token
+        self._tls = tls
         self._on_close = on_close
         self._peers: set[Peer] = set()
         self._serving: set[asyncio.Task[Any]] = set()
@@ -65,7 +76,10 @@ class LineServer:
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """The address that is listened on; PortInUse if another process has it."""
         try:
-            self._server = await asyncio.start_server(self._serve, host, port, limit=FRAME_BYTES_MAX)
+            handshake_s = HANDSHAKE_S if self._tls is not None else None
+            self._server = await asyncio.start_server(
+                self._serve, host, port, limit=FRAME_BYTES_MAX, ssl=self._tls, ssl_handshake_timeout=handshake_s
+            )
         except OSError as failed:
             raise PortInUse(
                 f"cannot listen on {host}:{port}: {failed.strerror or failed}; choose another address with --listen"

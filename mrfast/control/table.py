@@ -3,7 +3,7 @@ which task runs where and when is the scheduler's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mrfast.control import story
 from mrfast.control.leases import Lease, Leases
@@ -16,6 +16,9 @@ from mrfast.model import Failure
 STORY_CHARS_MAX = 100  # of a message in a story: the whole of it stands above the story
 
 STATES = (IDLE, LEASED, ACCEPTED)
+# (task, word, serial, worker, now)
+Observer = Callable[[int, str, int, str, float], None]
+
 _CODES = {state: code for code, state in enumerate(STATES)}
 IDLE_CODE, _LEASED_CODE, ACCEPTED_CODE = range(3)
 
@@ -37,6 +40,7 @@ class TaskTable:
         self._ready_reduces = Ready(maps, maps + reduces)
         self._leases = Leases()
         self._workers: dict[str, int] = {}
+        self.observer: Observer | None = None  # hears every word of every attempt's story as it is written
 
     def accepted_maps(self) -> Iterator[tuple[int, str, str]]:
         """(index, attempt, digest) of the accepted maps, in index order."""
@@ -72,6 +76,11 @@ class TaskTable:
         record = self._tasks.get(self._number(kind, index))
         return 0 if record is None else record.issued
 
+    def last_failure(self, task: int) -> Failure | None:
+        """The failure of a task's that came last, of all that this epoch knows."""
+        record = self._tasks.get(task)
+        return record.failures[-1][2] if record is not None and record.failures else None
+
     def is_open(self, attempt: str) -> bool:
         """Whether this attempt may still be accepted."""
         found = self._find(attempt)
@@ -106,7 +115,7 @@ class TaskTable:
         record.open[lease.n] = lease
         self._leases.start(lease, now + self.lease_s)
         lease.moved = now  # one that comes back has not had the time in between
-        self._tell(record, word, lease, now)
+        self._tell(word, lease, now)
 
     def _adopt(self, task: int, n: int, worker: str, now: float) -> Lease | None:
         """An attempt of an earlier epoch that is still of use, as one whose lease has run out; or None."""
@@ -116,7 +125,7 @@ class TaskTable:
         lease = Lease(task, n, worker, now)
         record.open = record.open or {}
         record.open[n] = lease
-        self._tell(record, "adopted", lease, now)
+        self._tell("adopted", lease, now)
         return lease
 
     def _is_adoptable(self, task: int, n: int) -> bool:
@@ -130,13 +139,13 @@ class TaskTable:
         if lease.live:
             self._end(lease, event, now)
         else:
-            self._tell(record, event, lease, now)
+            self._tell(event, lease, now)
 
     def _end(self, lease: Lease, event: str, now: float) -> None:
         """The lease ends; the attempt stays acceptable unless its caller closed it."""
         record = self._tasks[lease.task]
         self._leases.end(lease)
-        self._tell(record, event, lease, now)
+        self._tell(event, lease, now)
         if any(other.live for other in (record.open or {}).values()):
             self._step(lease.task, "ended")
         else:
@@ -157,7 +166,7 @@ class TaskTable:
     def _lose(self, task: int, now: float) -> None:
         record = self._tasks[task]
         self._step(task, "output_lost")
-        self._note(record, "output_lost", record.accepted, "", now)
+        self._note(task, "output_lost", record.accepted, "", now)
         record.accepted = 0
         record.losses += 1
         self.maps_done -= 1
@@ -196,7 +205,7 @@ class TaskTable:
             if self._states[task] == ACCEPTED_CODE:
                 record = self._tasks[task]
                 self._step(task, "rolled_back")
-                self._note(record, "rolled_back", record.accepted, "", now)
+                self._note(task, "rolled_back", record.accepted, "", now)
                 record.accepted, record.table = 0, ""
                 self._ready_reduces.put(task)
         self.reduces_done = 0
@@ -223,13 +232,16 @@ class TaskTable:
                 record = self._tasks[task]
                 yield task - first, self.names.attempt(task, record.accepted), record.digest
 
-    def _tell(self, record: TaskRecord, word: str, lease: Lease, now: float) -> None:
-        self._note(record, word, lease.n, lease.worker, now)
+    def _tell(self, word: str, lease: Lease, now: float) -> None:
+        self._note(lease.task, word, lease.n, lease.worker, now)
 
-    def _note(self, record: TaskRecord, word: str, n: int, worker: str, now: float) -> None:
+    def _note(self, task: int, word: str, n: int, worker: str, now: float) -> None:
         if self._start is None:
             self._start = now
-        story.tell(record.story, now - self._start, word, n, self._workers.setdefault(worker, len(self._workers)))
+        number = self._workers.setdefault(worker, len(self._workers))
+        story.tell(self._tasks[task].story, now - self._start, word, n, number)
+        if self.observer is not None:
+            self.observer(task, word, n, worker, now)
 
     def _story(self, task: int) -> list[str]:
         record = self._tasks.get(task)

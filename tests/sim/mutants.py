@@ -15,7 +15,7 @@ from unittest.mock import patch
 import xxhash
 
 from mrfast import core
-from mrfast.control import effects, job, job_work, recovery, table
+from mrfast.control import effects, job, job_end, job_work, recovery, table
 from mrfast.control.desk import Desk
 from mrfast.control.leases import Leases
 from mrfast.control.scheduler import Scheduler
@@ -216,25 +216,25 @@ def lost_is_done(self: Agent) -> None:
 HELLO = Agent.hello
 
 MUTANTS = [
-    Mutant("checksum on fetch", replace(fetch, "core", _Core(check_segment=unchecked)), 34),
+    Mutant("checksum on fetch", replace(fetch, "core", _Core(check_segment=unchecked)), 9),
     Mutant("journal replay", replace(recovery, "replay", lambda records, scheduler: recovery.Restored()), 3),
-    Mutant("epoch in attempt names", replace(Scheduler, "__init__", first_epoch(Scheduler.__init__)), 3),
+    Mutant("epoch in attempt names", replace(Scheduler, "__init__", first_epoch(Scheduler.__init__)), 5),
     Mutant("lease expiry", replace(Leases, "expired", lambda self, now: None), 0),
     Mutant("un-completing a bad map", replace(Scheduler, "output_lost", lambda self, *args: "superseded"), 14),
     Mutant("preemption of waiting reduces", replace(Scheduler, "_preempt", lambda self, now: 0), 74),
-    Mutant("roll-back on a differing re-run", replace(Scheduler, "_roll_back", lambda self, now: None), 40),
-    Mutant("identity of map outputs", replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)), 279),
+    Mutant("roll-back on a differing re-run", replace(Scheduler, "_roll_back", lambda self, now: None), 377),
+    Mutant("identity of map outputs", replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)), 840),
     Mutant(
         "attempt-unique names",
         both(*(replace(module, "inter_key", same_name) for module in (hosts, fetch, effects, job_work))),
         0,
     ),
-    Mutant("idempotent reports", replace(Scheduler, "_settle", settle_again(Scheduler._settle)), 8),
-    Mutant("fsync before reply", replace(Desk, "_when_durable", lambda self, reply: reply), 5),
+    Mutant("idempotent reports", replace(Scheduler, "_settle", settle_again(Scheduler._settle)), 54),
+    Mutant("fsync before reply", replace(Desk, "_when_durable", lambda self, reply: reply), 11),
     Mutant(
         "fence against a replaced coordinator",
-        both(*(replace(module, "is_superseded", lambda *args: False) for module in (job, job_work))),
-        833,
+        both(*(replace(module, "is_superseded", lambda *args: False) for module in (job, job_end, job_work))),
+        880,
     ),
     Mutant(
         "Go: a task of over ten seconds is queued again for ever",
@@ -245,7 +245,7 @@ MUTANTS = [
         4,
     ),
     Mutant(
-        "Go: a reducer kills its process when maps are slow", replace(hosts.Slot, "ask", impatient(hosts.Slot.ask)), 10
+        "Go: a reducer kills its process when maps are slow", replace(hosts.Slot, "ask", impatient(hosts.Slot.ask)), 6
     ),
     Mutant(
         "Go: a re-run map is counted twice",
@@ -254,15 +254,15 @@ MUTANTS = [
             replace(Fetched, "hear", hearing_by_count(Fetched.hear)),
             replace(Scheduler, "reduce_done", any_table(Scheduler.reduce_done)),  # which covers for it
         ),
-        60,
+        112,
     ),
     Mutant("Go: a decode error drops the rest of a partition", replace(Fetched, "_give_up", silent), 17),
     Mutant(
-        "places in the log belong to an epoch", replace(job.JobDriver, "outputs", same_log(job.JobDriver.outputs)), 295
+        "places in the log belong to an epoch", replace(job.JobDriver, "outputs", same_log(job.JobDriver.outputs)), 454
     ),
-    Mutant("a waiting reduce does not stall", replace(Scheduler, "_waits", lambda self, lease: False), 78),
+    Mutant("a waiting reduce does not stall", replace(Scheduler, "_waits", lambda self, lease: False), 95),
     Mutant("what a new epoch builds on is durable", replace(SimFile, "sync_if_read", lambda self: None), 223),
-    Mutant("Go: a lost coordinator is taken for success", replace(Agent, "hello", lost_is_done), 4),
+    Mutant("Go: a lost coordinator is taken for success", replace(Agent, "hello", lost_is_done), 5),
     Mutant(
         "DONE is terminal",
         replace(Scheduler, "_finish", lambda self, event: None),
