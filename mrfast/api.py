@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from .result import JobResult as JobResult
 
 if TYPE_CHECKING:
     from .app import App
+    from .engines.remote import Cluster
     from .verification import Verified
     from .watch.progress import ProgressView
 
@@ -72,15 +72,24 @@ def run(
     compress: str | None = None,
     params: Mapping[str, str] | None = None,
     prices: Mapping[str, float] | None = None,
-    quiet: bool = True,
+    engine: Any = "local",
+    quiet: bool | None = None,
+    http: str | None = None,
 ) -> JobResult:
     """The result of the job, when it is done: `app` (a file, a module) or `map` and `reduce` over all `inputs`.
 
     The functions need not be picklable: the processes that run them are forked. They ask for `params` with
     mrfast.param(), an application file also while it loads. `prices` are dollars for 1,000 requests of a verb, where
-    they are not S3's. What goes wrong is raised as one of the classes of mrfast.errors; after Ctrl-C nothing of the
-    job is left.
+    they are not S3's. What the application prints is shown, with `quiet=False` and in a notebook also how far the job
+    is, with `quiet=True` neither. What goes wrong is raised as one of the classes of mrfast.errors; after Ctrl-C
+    nothing of the job is left.
+
+    `engine` "dask" or "ray" runs the tasks on a new cluster of that kind of `workers` processes on this machine; a Dask
+    Client, or "ray" where Ray is initialised, on that one. Functions go there by cloudpickle. `http`, an address as
+    "127.0.0.1:8080", has a live page of the job while it runs.
     """
+    from .watch.notebook import view_for
+
     load = _loader(app, map, reduce, combine, input, output)
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     if reuse and not isinstance(app, (str, os.PathLike)):
@@ -108,7 +117,8 @@ def run(
         params=params,
         prices=prices,
         app_path=os.fspath(app) if isinstance(app, (str, os.PathLike)) else "",
-        view=None if quiet else _view(),
+        view=view_for(quiet, http),
+        engine=engine,
     )
 
 
@@ -119,21 +129,21 @@ def run_job(
     workers: int | None,
     view: ProgressView | None,
     prices: Mapping[str, float] | None = None,
+    engine: Any = "local",
     **options: Any,
 ) -> JobResult:
     """The result of the job of the app that `load` gives; `options` are those of `make_spec`."""
-    from .engines.local import run_local
-    from .storage import ledger, open_store
+    from .storage import ledger
 
     ledger.use(ledger.Ledger())
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise UsageError(f"{workers} workers: at least one is needed")
     preload()
+    cluster = _cluster(engine, workers)
     with ledger.at_prices(prices):
-        spec = make_spec(inputs, slots=workers, **options)
-        load = with_params(load, spec.params)
-        document = run_local(load, spec, open_store(spec.store_url), workers, view=view)
+        spec = make_spec(inputs, slots=workers if cluster is None else cluster.slots(), **options)
+        document = _document(load, spec, workers, view, cluster)
     return JobResult(spec.job, spec.output_url, document)
 
 
@@ -198,11 +208,16 @@ def find_job(name_or_id: str, store: str) -> JobSpec:
 
 
 def resume_job(
-    name_or_id: str, app: str | None, *, store: str, workers: int | None = None, view: ProgressView | None = None
+    name_or_id: str,
+    app: str | None,
+    *,
+    store: str,
+    workers: int | None = None,
+    view: ProgressView | None = None,
+    engine: Any = "local",
 ) -> JobResult:
     """The result of a job that was killed or has failed before; what it had done is not done again."""
-    from .engines.local import run_local
-    from .storage import ledger, open_store
+    from .storage import ledger
 
     ledger.use(ledger.Ledger())
     spec = find_job(name_or_id, store)
@@ -212,14 +227,9 @@ def resume_job(
             f"job {name_or_id} was not started by `mrfast run`: go on with mrfast-coordinator --resume, "
             f"or name its application: mrfast run APP --resume {name_or_id}"
         )
-    document = run_local(
-        with_params(app_file(path), spec.params),
-        spec,
-        open_store(spec.store_url),
-        workers or default_workers(),
-        view=view,
-        resume=True,
-    )
+    workers = workers or default_workers()
+    cluster = _cluster(engine, workers)
+    document = _document(app_file(path), spec, workers, view, cluster, path=path, resume=True)
     return JobResult(spec.job, spec.output_url, document)
 
 
@@ -247,6 +257,41 @@ def clean_reuse(*, store: str) -> int:
     from .storage import open_store
 
     return reuse.forget(open_store(store))
+
+
+def _cluster(engine: Any, workers: int) -> Cluster | None:
+    engine, address = engine if isinstance(engine, tuple) else (engine, None)
+    if engine == "local":
+        return None
+    from .engines.choice import connected
+
+    return connected(engine, workers, address)
+
+
+def _document(
+    load: Callable[[], App],
+    spec: JobSpec,
+    workers: int,
+    view: ProgressView | None,
+    cluster: Cluster | None,
+    *,
+    path: str = "",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """The `_SUCCESS` document of the job, run here or on the cluster."""
+    from .storage import open_store
+
+    store, loaded = open_store(spec.store_url), with_params(load, spec.params)
+    if cluster is None:
+        from .engines.local import run_local
+
+        return run_local(loaded, spec, store, workers, view=view, resume=resume)
+    from .engines import orders
+    from .engines.remote import run_remote
+
+    path = path or spec.app_path
+    shipped = orders.app_of_file(path, spec.params) if path else orders.app_of_functions(load(), spec.params)
+    return run_remote(cluster, loaded, shipped, spec, store, view=view, resume=resume)
 
 
 def preload() -> None:
@@ -344,34 +389,15 @@ def app_file(path: str) -> Callable[[], App]:
 
 
 def with_params(load: Callable[[], App], params: Mapping[str, str]) -> Callable[[], App]:
-    """Loads the app where these are the parameters; with other ones it is another app."""
-    import orjson
-    import xxhash
+    """Loads the app where these are the parameters; see `mrfast.app.with_params`."""
+    from .app import with_params
 
-    from . import parameters
-
-    def loaded() -> App:
-        parameters.use(params)
-        app = load()
-        if not params:
-            return app
-        made_of = orjson.dumps([app.fingerprint, sorted(params.items())])
-        return replace(app, fingerprint=xxhash.xxh3_128_hexdigest(made_of))
-
-    return loaded
+    return with_params(load, params)
 
 
 def default_workers() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _view() -> ProgressView:
-    import time
-
-    from .watch.progress import ProgressView
-
-    return ProgressView(time.monotonic())
 
 
 def _loader(app: Any, map: Any, reduce: Any, combine: Any, input: str | None, output: str | None) -> Callable[[], App]:

@@ -14,7 +14,7 @@ from typing import Any
 from . import parameters, storage
 from .api import JobResult, load_now
 from .app import App
-from .control.document import manifest
+from .control.document import Reports, manifest
 from .control.explain import failed
 from .control.outputs import Outputs
 from .control.records import JobFailure
@@ -70,7 +70,7 @@ def run(
     inputs = tuple(InputObject(piece.path, piece.url, piece.size, piece.etag) for piece in job.pieces)
     spec = JobSpec(JOB, None, job.url, f"{job.url}/out", reduces, 1, job.memory_bytes, 1, False, inputs, params=given)
     seconds = time.perf_counter() - started
-    document = manifest(spec, job.app.info(), 1, len(maps), outputs, parts, {}, seconds)
+    document = manifest(spec, job.app.info(), 1, len(maps), outputs, Reports(parts), {}, seconds)
     return JobResult(JOB, spec.output_url, document | ledger.document({}))
 
 

@@ -123,9 +123,14 @@ def test_nothing_is_printed_unless_asked(options: dict[str, Any], capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
+def test_quiet_hides_what_functions_print(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    mrfast.run(map=lambda name, data: print("seen") or [], reduce=ops.sum(), quiet=True, **options)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_what_functions_print_is_seen(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     mrfast.run(map=lambda name, data: print("seen") or [], reduce=ops.sum(), **options)
-    assert capsys.readouterr().err == "seen\n"
+    assert capsys.readouterr().err == "m-000000 | seen\n"
 
 
 @pytest.mark.parametrize("output", ["text", "tsv", "jsonl"])
@@ -175,14 +180,36 @@ print(result.to_dict())
 """
 
 
-@pytest.mark.parametrize("arguments", [["-"], ["-c", STDIN]])
-def test_functions_of_a_script_from_stdin_run(tmp_path: Path, arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["-"], ["-c", STDIN], ["script.py"]])
+def test_functions_of_a_script_run(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "in.txt").write_bytes(TEXT)
+    (tmp_path / "script.py").write_text(STDIN)
     done = subprocess.run(
         [sys.executable, *arguments], input=STDIN, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "{'one': '10', 'three': '30', 'two': '20'}\n"
+
+
+LOGGING = """
+import logging, mrfast
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(message)s")
+def map(filename, contents):
+    logging.debug("in a map")
+    yield "k", 1
+mrfast.run(map=map, reduce=lambda key, values: 1, inputs="in.txt", store="store", workers=1)
+logging.debug("afterwards")
+"""
+
+
+def test_what_a_scripts_own_handler_logs_has_its_task_too(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(TEXT)
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGING], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "DEBUG" in line]
+    assert said[-2:] == ["m-000000 | DEBUG in a map", "DEBUG afterwards"]
 
 
 def test_the_cause_of_a_failed_job_is_the_users_exception(options: dict[str, Any]) -> None:

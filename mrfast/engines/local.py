@@ -7,7 +7,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ..app import App
@@ -19,8 +19,9 @@ from ..interrupt import Interrupts
 from ..model import InputObject, JobSpec
 from ..storage import is_remote, ledger, open_store, scheme_of, split_url
 from ..storage.base import Store
-from ..tasks.pool import Bad, Event, Finished, Ready, SlotPool, Turn, Wanted, write_stderr
+from ..tasks.pool import Bad, Event, Finished, Ready, SlotPool, Turn, Wanted
 from ..watch.progress import ProgressView
+from ..watch.words import Words
 
 WORKER = "local"
 RENEW_S = 2.0
@@ -45,32 +46,42 @@ def run_local(
     if scheme_of(store.url) == "memory":
         raise UsageError("a memory:// store lives in one process only; --store takes a folder or s3://bucket/prefix")
     journals = JournalFiles(store, spec.job, state_folder(os.environ))
-    with selectors.DefaultSelector() as selector, Interrupts(selector) as interrupts:
+    with selectors.DefaultSelector() as selector, Interrupts(selector) as interrupts, ExitStack() as watched:
+        driver = JobDriver(
+            spec, store=store, journals=journals, resume=resume, quoted_newlines=has_quoted_newlines,
+            began=time.time(), slots=workers,
+        )  # fmt: skip
         pool = SlotPool(
-            load, workers, selector, on_output=view.write if view else write_stderr, private=interrupts.descriptors
+            *(load, workers, selector),
+            on_printed=lambda attempt, text: driver.printed(WORKER, {attempt: text}, time.monotonic()),
+            private=lambda: (*interrupts.descriptors(), *(view.descriptors() if view else ())),
         )
-        driver = JobDriver(spec, store=store, journals=journals, resume=resume, quoted_newlines=has_quoted_newlines)
+        if view is not None:
+            driver.events.hear = Words(view.say, view.printed, spec.attempts_max).heard
         pool.ahead = is_remote(store.url) or any(is_remote(item.url) for item in spec.inputs[:1])
         engine = _Engine(driver, pool, interrupts, view)
+        if view is not None:
+            watched.enter_context(view.watching(driver.events, driver.status))
         try:
             pool.start(_slots_at_start(spec))
             engine.run()
+            if engine.stopped is not None and resume:
+                engine.keep_log()
         except BaseException:
             pool.close()
             # In its last phase a manifest may name the parts.
             if not resume and (driver.scheduler is None or driver.scheduler.phase != "commit"):
-                _discard(spec, store, journals)
+                discard(spec, store, journals)
             raise
         finally:
             pool.close()
             if driver.journal is not None:
                 with suppress(MrfastError):  # what it could not hold has failed the job
                     driver.journal.close()
-            if view is not None:
-                view.close()
+    warn(driver, view)
     if engine.stopped is not None:
         if not resume:
-            _discard(spec, store, journals)
+            discard(spec, store, journals)
         signal.raise_signal(engine.stopped)
         raise KeyboardInterrupt
     if engine.driver.error is not None:
@@ -88,12 +99,19 @@ def has_quoted_newlines(item: InputObject) -> bool:
     return csv_has_quoted_newlines(open_store(root), key, item.size, item.etag)
 
 
+def warn(driver: JobDriver, view: ProgressView | None) -> None:
+    """Says what went wrong beside the job, once its bars are gone."""
+    if view is not None:
+        for warning in driver.warnings:
+            view.printed(f"mrfast: warning: {warning}\n")
+
+
 def _slots_at_start(spec: JobSpec) -> int:
     """How many slots will surely have work: the app then loads in all of them at once."""
     return sum(max(1, -(-item.size // spec.split_bytes)) for item in spec.inputs[:1000])
 
 
-def _discard(spec: JobSpec, store: Store, journals: JournalFiles) -> None:
+def discard(spec: JobSpec, store: Store, journals: JournalFiles) -> None:
     """Removes what a job that nobody wants any more has written; what cannot be removed stays."""
     with suppress(MrfastError):
         commit.remove(spec, store, open_store(spec.output_url))
@@ -121,11 +139,16 @@ class _Engine:
                 return
             if self._interrupts.signal is not None and self.driver.state != "COMMITTING":
                 self.stopped = self._interrupts.signal
+                self.driver.stop(time.monotonic())
                 return
             self.driver.tick(time.monotonic())
             self._assign()
             for event in self._wait():
                 self._on(event)
+
+    def keep_log(self) -> None:
+        """Of a job that can be resumed."""
+        self._effects()
 
     def _effects(self) -> None:
         """Does the driver's store work, and what follows from it."""
@@ -158,14 +181,14 @@ class _Engine:
             self._renew(now)
         self._sync(now)
         timeout = self._renew_at - now
-        if (deadline := self.driver.next_deadline()) is not None:
-            timeout = max(0.0, min(timeout, deadline - now))
+        for deadline in (self.driver.next_deadline(), self.driver.next_sample()):
+            if deadline is not None:
+                timeout = max(0.0, min(timeout, deadline - now))
         if self._view is not None:
             until_view = self._view.wait_s(now)
             timeout = timeout if until_view is None else min(timeout, until_view)
-        events: list[Event] = []
-        for key, _ in self._pool.selector.select(timeout):
-            events += key.data()
+            timeout = min(timeout, self._view.pump(now))
+        events = self._pool.wait(timeout)
         if self._view is not None:
             now = time.monotonic()
             if self._view.wait_s(now) == 0:
