@@ -176,8 +176,42 @@ def test_names_that_a_shell_would_split_are_quoted(shell: Shell) -> None:
 
 def test_what_the_app_prints_goes_to_stderr(shell: Shell) -> None:
     app = shell.app("def map(n, c):\n  print('hello')\n  return []\ndef reduce(k, v): pass")
+    done = shell("run", app, "in.txt")
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"m-000000 | hello\nmrfast: job ")
     done = shell("run", app, "in.txt", "-q")
-    assert (done.stdout, done.stderr) == (b"", b"hello\n")
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+LOGS = """
+import logging
+{configured}
+def map(n, c):
+    for level in (10, 20, 30):
+        logging.getLogger("mine").log(level, "at %d", level)
+        logging.getLogger("urllib3").log(level, "connects")
+    return []
+def reduce(k, v): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [
+        ("", ["INFO:mine:at 20", "WARNING:mine:at 30", "WARNING:urllib3:connects"]),
+        (
+            "logging.basicConfig(level=10, format='%(message)s')",
+            ["at 10", "connects", "at 20", "connects", "at 30", "connects"],
+        ),
+        ("logging.getLogger().setLevel(40)", []),
+    ],
+)
+def test_what_the_app_logs_is_shown_from_info_on_unless_it_says_otherwise(
+    shell: Shell, configured: str, said: list[str]
+) -> None:
+    done = shell("run", shell.app(LOGS.format(configured=configured)), "in.txt")
+    shown = [line for line in done.stderr.decode().splitlines() if " | " in line]
+    assert shown == [f"m-000000 | {line}" for line in said]
 
 
 # -- wrong usage ------------------------------------------------------------------------------------------------------
@@ -316,7 +350,7 @@ def test_a_signal_ends_the_job_and_leaves_nothing(shell: Shell, number: signal.S
     app = shell.app("import signal\ndef map(n, c):\n  print('in map')\n  signal.pause()\ndef reduce(k, v): pass")
     process = shell.start("run", app, "in.txt", "-o", "out")
     assert process.stderr is not None
-    assert process.stderr.readline() == b"in map\n"
+    assert process.stderr.readline() == b"m-000000 | in map\n"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code

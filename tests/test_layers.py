@@ -27,10 +27,20 @@ PLANES: dict[str, set[str]] = {
     "mrfast.core": BASE | {"mrfast._core", "mrfast.index", "mrfast.ops"},
     "mrfast.ops": BASE,
     "mrfast.zstd": set(),
-    "mrfast.app": BASE | {"mrfast", "mrfast.core", "mrfast.ops", "mrfast.zstd"},  # mrfast: the version
+    "mrfast.app": BASE
+    | {
+        "mrfast",
+        "mrfast.core",
+        "mrfast.natively",
+        "mrfast.ops",
+        "mrfast.parameters",
+        "mrfast.zstd",
+    },  # mrfast: the version
+    "mrfast.natively": set(),
     "mrfast.storage": BASE,
     "mrfast.storage.s3": BASE | {"mrfast.core", "mrfast.storage"},  # core: the CRC of a body
-    "mrfast.control": BASE | {"mrfast.index", "mrfast.storage"},
+    "mrfast.storage.s3_sums": BASE | {"mrfast.core", "mrfast.storage"},
+    "mrfast.control": BASE | {"mrfast", "mrfast.index", "mrfast.storage"},  # mrfast: the version
     "mrfast.tasks": BASE
     | {
         "mrfast.app",
@@ -53,8 +63,9 @@ PLANES: dict[str, set[str]] = {
         "mrfast.tasks",
         "mrfast.watch",
     },
-    "mrfast.watch": BASE | {"mrfast.storage"},
-    "mrfast.cluster": BASE | {"mrfast.storage"},
+    # events: what it shows; rpc, tokens: addresses and the token are one and the same for all that listens
+    "mrfast.watch": BASE | {"mrfast.storage", "mrfast.control.events", "mrfast.control.rpc", "mrfast.control.tokens"},
+    "mrfast.cluster": BASE | {"mrfast", "mrfast.storage"},  # mrfast: the version
     "mrfast.cat": BASE | {"mrfast.app", "mrfast.core", "mrfast.index", "mrfast.storage", "mrfast.tasks"},
     "mrfast.checking": BASE | {"mrfast.app", "mrfast.parameters", "mrfast.storage", "mrfast.tasks", "mrfast.testing"},
     "mrfast.verification": BASE | {"mrfast.cat", "mrfast.storage"},
@@ -72,12 +83,15 @@ PURE = {
     for name in (
         "backup",
         "crew",
+        "events",
         "groups",
+        "hot_keys",
         "invariants",
         "journal",
         "leases",
         "names",
         "preempt",
+        "printed",
         "ranges",
         "ready",
         "records",
@@ -91,6 +105,7 @@ PURE = {
     )
 }
 PURE_IMPORTS = {
+    "array",
     "base64",
     "binascii",
     "collections",
@@ -115,12 +130,14 @@ PURE_IMPORTS = {
 
 # Who alone may import these.
 ONLY = {
+    "aiohttp": ("mrfast.watch.server",),
     "boto3": ("mrfast.cluster",),
     "botocore": ("mrfast.storage.s3", "mrfast.storage.s3_client", "mrfast.cluster"),
     "click": ("mrfast.cli",),
     "dask": ("mrfast.engines.dask",),
     "distributed": ("mrfast.engines.dask",),
     "ray": ("mrfast.engines.ray",),
+    "prometheus_client": ("mrfast.watch.metrics",),
     "pickle": ("mrfast.engines",),
     "marshal": ("mrfast.app",),  # to tell functions apart; nothing is ever loaded
     "shelve": (),
@@ -129,6 +146,7 @@ ONLY = {
 
 # What `import mrfast`, the command line and a local run must not pay for: only inside functions.
 HEAVY = {
+    "aiohttp",
     "asyncio",
     "boto3",
     "botocore",
@@ -137,6 +155,7 @@ HEAVY = {
     "http",
     "importlib.metadata",
     "multiprocessing",
+    "prometheus_client",
     "ray",
     "rich",
     "ssl",
@@ -146,6 +165,7 @@ HEAVY_ALLOWED = (
     "mrfast.storage.s3",
     "mrfast.storage.s3_client",
     "mrfast.storage.s3_http",
+    "mrfast.storage.s3_sums",
     "mrfast.control.coordinator",
     "mrfast.control.server",
     "mrfast.cluster",
@@ -235,7 +255,8 @@ def test_tasks_know_no_scheduler():
         if within(module, "mrfast.tasks"):
             known = {name for name in imports_of(module) if within(name, "mrfast.control")}
             assert known <= {
-                f"mrfast.control.{name}" for name in ("groups", "messages", "ranges", "rpc", "schema", "tokens", "wire")
+                f"mrfast.control.{name}"
+                for name in ("groups", "hot_keys", "messages", "printed", "ranges", "rpc", "schema", "tokens", "wire")
             }, f"{module} imports {known}"
 
 

@@ -21,6 +21,7 @@ with suppress(ValueError):  # only the main thread has handlers
     signal.signal(signal.SIGINT, _ctrl_c_ends_at_once)  # for the imports below; the end of this module undoes it
 
 import time  # noqa: E402
+from importlib import import_module  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 import click  # noqa: E402
@@ -28,36 +29,48 @@ import click  # noqa: E402
 from .. import __version__, api  # noqa: E402
 from ..errors import MrfastError, UsageError  # noqa: E402
 from ..watch.progress import ProgressView, counted, size_text  # noqa: E402
-from .options import check_resume, job_options, param_option, paths  # noqa: E402
+from ..watch.words import Words  # noqa: E402
+from .command import HELP, LISTEN, Interrupted, QuietInvoke  # noqa: E402
+from .options import (  # noqa: E402
+    check_resume,
+    engine_options,
+    http_option,
+    job_options,
+    param_option,
+    paths,
+    peer_options,
+)
 from .show import print_data, say, show_plan, show_result, to_null  # noqa: E402
-from .tools import check, completion_command, new  # noqa: E402
 
-LISTEN = "127.0.0.1:8000"
-ADDRESS_VARIABLE = "MR_COORDINATOR_ADDRESS"
-
-_HELP = {"help_option_names": ["-h", "--help"]}
-
-
-class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """Ctrl-C, as click lets it pass without a word of its own."""
-
-
-class _QuietInvoke(click.Command):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
+# The commands that are not here, and the modules that have them: `mrfast run` need not wait for their import.
+_ELSEWHERE = {
+    "check": "tools",
+    "cluster": "cluster",
+    "completion": "tools",
+    "explain": "jobs",
+    "jobs": "jobs",
+    "new": "tools",
+    "report": "report",
+    "status": "jobs",
+    "token": "tools",
+}
 
 
-class _Group(_QuietInvoke, click.Group):
-    pass
+class _Group(QuietInvoke, click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _ELSEWHERE:
+            return super().get_command(ctx, name)
+        command: click.Command = getattr(import_module(f".{_ELSEWHERE[name]}", __package__), name)
+        return command
 
 
 @click.group(
     cls=_Group,
     epilog="Example: mrfast run apps/wc.py books/*.txt",
-    context_settings=_HELP,
+    context_settings=HELP,
 )
 @click.version_option(__version__, "--version", message="mrfast %(version)s")
 def mrfast() -> None:
@@ -81,6 +94,8 @@ workers_option = click.option(
 @click.argument("inputs", nargs=-1, metavar="INPUT...", shell_complete=paths)
 @click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and nothing else.")
 @workers_option
+@engine_options
+@http_option
 @param_option
 @job_options
 def run(
@@ -88,11 +103,13 @@ def run(
     inputs: tuple[str, ...],
     resume: str | None,
     workers: int | None,
+    engine: tuple[str, str | None],
+    feed: Any,
     as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Run a job on this machine.
+    """Run a job on this machine, or on a cluster of Dask's or Ray's.
 
     APP is a Python file with `map` and `reduce`. INPUT is a file, a folder, a glob, s3://bucket/key,
     s3://bucket/prefix/ or an s3:// glob, in any mix.
@@ -100,12 +117,12 @@ def run(
     A job that was killed or has failed goes on with: mrfast run --resume JOB
     """
     started = time.monotonic()
-    view = ProgressView(started, quiet=quiet)
+    view = ProgressView(started, quiet=quiet, feed=feed)
     if resume is not None:
-        check_resume(resume, {"app", "workers"})
+        check_resume(resume, {"app", "workers", "engine"})
         api.preload()
         _ctrl_c_raises()
-        result = api.resume_job(resume, app, store=options["store"], workers=workers, view=view)
+        result = api.resume_job(resume, app, store=options["store"], workers=workers, view=view, engine=engine)
     else:
         if app is None:
             raise UsageError("no APP; name a Python file with `map` and `reduce`, as in: mrfast run app.py books/*.txt")
@@ -113,7 +130,9 @@ def run(
             raise UsageError(f"no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast run {app} books/*.txt")
         api.preload()
         _ctrl_c_raises()
-        result = api.run_job(api.app_file(app), inputs, workers=workers, view=view, app_path=app, **options)
+        result = api.run_job(
+            api.app_file(app), inputs, workers=workers, view=view, app_path=app, engine=engine, **options
+        )
     show_result(result, time.monotonic() - started, as_json=as_json, quiet=quiet)
 
 
@@ -193,8 +212,8 @@ def verify(url: str, quiet: bool) -> None:
 
 
 @click.command(
-    cls=_QuietInvoke,
-    context_settings=_HELP,
+    cls=QuietInvoke,
+    context_settings=HELP,
     epilog="Example: mrfast-coordinator books/*.txt, and then on any terminal: mrfast-worker apps/wc.py",
 )
 @click.argument("inputs", nargs=-1, metavar="INPUT...", shell_complete=paths)
@@ -214,17 +233,23 @@ def verify(url: str, quiet: bool) -> None:
     type=click.FloatRange(0),
     help="How long to answer late workers when the job is done.",
 )
-@click.option(
-    "--token-file", metavar="FILE", shell_complete=paths, help="The file with the token, in place of $MRFAST_TOKEN."
-)
+@peer_options
+@http_option
+@click.option("--insecure", is_flag=True, help="Listen for other machines without a token: anybody can take part.")
 @click.option("--resume", metavar="JOB", help="Go on with this job (its name or id); give --store, and no INPUT.")
+@param_option
 @job_options
 def mrfast_coordinator(
     inputs: tuple[str, ...],
     resume: str | None,
     listen: str,
     linger_s: float,
+    insecure: bool,
+    feed: Any,
     token_file: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -232,23 +257,27 @@ def mrfast_coordinator(
     """Hand out a job's tasks to workers, until it is done.
 
     INPUT is a file, a folder, a glob, s3://bucket/key, s3://bucket/prefix/ or an s3:// glob, in any mix. The workers
-    bring the application. An address that other machines reach needs a token: $MRFAST_TOKEN, the same everywhere.
+    bring the application. An address that other machines reach needs a token, the same here and there: see
+    `mrfast token`. What the token does not do is encrypt: --tls-cert does.
     """
     if resume is not None:
-        check_resume(resume, {"listen", "linger_s", "token_file"})
+        check_resume(resume, {"listen", "linger_s", "insecure", "token_file", "tls_cert", "tls_key", "tls_ca"})
     if resume is None and not inputs:
         raise UsageError("no INPUT; name files, folders, globs or s3:// URLs, as in: mrfast-coordinator books/*.txt")
     from ..control.coordinator import Coordinator, check_listen
     from ..control.job import JobDriver
     from ..control.journal_files import JournalFiles, state_folder
     from ..control.rpc import parse_address
+    from ..control.tls import server_context
     from ..control.tokens import token_from
     from ..engines.local import has_quoted_newlines
     from ..storage import ledger, open_store
 
     _ctrl_c_raises()
     address, token = parse_address(listen), token_from(os.environ, token_file)
-    check_listen(address[0], token)
+    tls = server_context(tls_cert, tls_key, tls_ca)
+    if warning := check_listen(address[0], token, insecure=insecure):
+        say(f"mrfast: {warning}")
     spec = api.make_spec(inputs, **options) if resume is None else api.find_job(resume, options["store"])
     store = open_store(spec.store_url)
     driver = JobDriver(
@@ -257,8 +286,11 @@ def mrfast_coordinator(
         journals=JournalFiles(store, spec.job, state_folder(os.environ)),
         resume=resume is not None,
         quoted_newlines=has_quoted_newlines,
+        began=time.time(),
     )
-    view = ProgressView(time.monotonic(), quiet=quiet, names_job=False)  # it says so where it listens
+    view = ProgressView(time.monotonic(), quiet=quiet, names_job=False, feed=feed)  # it says so where it listens
+
+    driver.events.hear = Words(view.say, view.printed, spec.attempts_max).heard
 
     def ended(driver: JobDriver) -> None:
         view.close()
@@ -271,15 +303,16 @@ def mrfast_coordinator(
         driver,
         address,
         token=token,
+        tls=tls,
+        insecure=insecure,
         linger_s=linger_s,
-        say=(lambda text: None) if quiet else (lambda text: view.write(f"mrfast: {text}\n".encode())),
+        say=view.say,
+        on_step=view.pump,
         on_status=lambda status: view.update(status, time.monotonic()),
         on_end=ended,
     )
-    try:
+    with view.watching(driver.events, driver.status):
         code = coordinator.run()
-    finally:
-        view.close()
     if code == INTERRUPTED:
         raise Interrupted
     if code:
@@ -290,67 +323,11 @@ def mrfast_coordinator(
         raise click.exceptions.Exit(code)
 
 
-@click.command(
-    cls=_QuietInvoke, context_settings=_HELP, epilog="Example: mrfast-worker apps/wc.py 172.31.5.21:8000 --slots 4"
-)
-@click.argument("app", metavar="APP", shell_complete=paths)
-@click.argument("address", required=False, metavar="[HOST:PORT]")
-@param_option
-@click.option("--slots", envvar="MRFAST_SLOTS", type=click.IntRange(1), help="Processes.  [default: one a core]")
-@click.option(
-    "--connect-s",
-    default=60.0,
-    envvar="MRFAST_CONNECT_S",
-    show_default=True,
-    type=click.FloatRange(0),
-    help="How long to look for the coordinator.",
-)
-@click.option(
-    "--token-file", metavar="FILE", shell_complete=paths, help="The file with the token, in place of $MRFAST_TOKEN."
-)
-@click.option(
-    "--drain-s",
-    default=90.0,
-    envvar="MRFAST_DRAIN_S",
-    show_default=True,
-    type=click.FloatRange(0),
-    help="After SIGTERM: how long running tasks may take before they are given back.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors, and what the app prints.")
-def mrfast_worker(
-    app: str,
-    address: str | None,
-    slots: int | None,
-    connect_s: float,
-    token_file: str | None,
-    drain_s: float,
-    quiet: bool,
-    params: dict[str, str],
-) -> None:
-    """Run tasks for a coordinator, until its job is done.
+def programs() -> dict[str, click.Command]:
+    """The commands that an installation has, by name."""
+    from .worker import mrfast_worker
 
-    APP is a Python file with `map` and `reduce`, the same for all workers of a job, and so is each --param. The
-    coordinator is at HOST:PORT, else at $MR_COORDINATOR_ADDRESS, else at 127.0.0.1:8000. SIGTERM lets the running tasks
-    end, and takes no new ones.
-    """
-    from ..control.rpc import parse_address
-    from ..control.tokens import token_from
-    from ..tasks.worker import run_worker
-
-    run_worker(
-        api.with_params(api.app_file(app), params),
-        parse_address(address or os.environ.get(ADDRESS_VARIABLE) or LISTEN),
-        token=token_from(os.environ, token_file),
-        slots=slots or api.default_workers(),
-        connect_s=connect_s,
-        drain_s=drain_s,
-        say=(lambda text: None) if quiet else (lambda text: say(f"mrfast: {text}")),
-    )
-
-
-_COMMANDS = {"mrfast": mrfast, "mrfast-coordinator": mrfast_coordinator, "mrfast-worker": mrfast_worker}
-for _command in (check, new, completion_command(_COMMANDS)):
-    mrfast.add_command(_command)
+    return {"mrfast": mrfast, "mrfast-coordinator": mrfast_coordinator, "mrfast-worker": mrfast_worker}
 
 
 def _ctrl_c_raises() -> None:
@@ -421,6 +398,8 @@ def coordinator_main() -> NoReturn:
 
 def worker_main() -> NoReturn:
     """The `mrfast-worker` command."""
+    from .worker import mrfast_worker
+
     _run(mrfast_worker, "mrfast-worker")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?B?)", re.IGNORECASE | re.ASCII)
-STAYS = {"resume", "store", "as_json", "quiet", "prices"}  # what says how, and not which job
+STAYS = {"resume", "store", "as_json", "quiet", "prices", "feed"}  # what says how, and not which job
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -73,6 +74,40 @@ prices_option = click.option(
 )  # fmt: skip
 
 
+def _feed(ctx: click.Context, param: click.Parameter, address: str | None) -> Any:
+    if not address:
+        return None
+    from ..control.tokens import token_from
+    from ..watch.feed import Feed
+
+    file = ctx.params.get("token_file") or os.environ.get("MRFAST_TOKEN_FILE")
+    return Feed(address, token=token_from(os.environ, file))
+
+
+http_option = click.option(
+    "--http", "feed", envvar="MRFAST_HTTP", metavar="[HOST:]PORT", callback=_feed,
+    help="A live page of the job there, with /metrics and /api/status.  HOST is 127.0.0.1 if left out, PORT 0 is any. "
+    "Other machines reach it only with a token: see `mrfast token`.",
+)  # fmt: skip
+
+
+def peer_options(command: F) -> F:
+    """How a coordinator and its workers know each other, for both alike."""
+    options = (
+        click.option("--token-file", envvar="MRFAST_TOKEN_FILE", metavar="FILE", shell_complete=paths, is_eager=True,
+                     help="The file with the token, in place of $MRFAST_TOKEN; `mrfast token` makes one."),
+        click.option("--tls-cert", envvar="MRFAST_TLS_CERT", metavar="FILE", shell_complete=paths,
+                     help="The certificate that is shown to the other side, in PEM; with it a coordinator wants TLS."),
+        click.option("--tls-key", envvar="MRFAST_TLS_KEY", metavar="FILE", shell_complete=paths,
+                     help="Its private key, if that is in a file of its own."),
+        click.option("--tls-ca", envvar="MRFAST_TLS_CA", metavar="FILE", shell_complete=paths,
+                     help="What the other side's certificate must be signed by; with it a worker wants TLS."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _parsed(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
     return parsed(texts)
 
@@ -81,6 +116,29 @@ param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", callback=_parsed,
     help="What the app gets from mrfast.param(NAME), as text; as often as needed.",
 )  # fmt: skip
+
+
+def engine_options(command: F) -> F:
+    """Where a job runs; the command gets `engine`, a name or a cluster that answers."""
+
+    def chosen(ctx: click.Context, param: click.Parameter, engine: str) -> Any:
+        addresses = {"dask": ctx.params.pop("dask_scheduler", None), "ray": ctx.params.pop("ray_address", None)}
+        for name, address in addresses.items():
+            if address is not None and name != engine:
+                raise UsageError(f"{address} is the address of a cluster of {name}: it takes --engine {name}")
+        return engine, addresses.get(engine)
+
+    options = (
+        click.option("--dask-scheduler", envvar="MRFAST_DASK_SCHEDULER", metavar="ADDR", is_eager=True,
+                     help="The Dask cluster.  [default: a new one on this machine]"),
+        click.option("--ray-address", envvar="MRFAST_RAY_ADDRESS", metavar="ADDR", is_eager=True,
+                     help="The Ray cluster.  [default: a new one on this machine]"),
+        click.option("--engine", envvar="MRFAST_ENGINE", default="local", show_default=True, callback=chosen,
+                     type=click.Choice(["local", "dask", "ray"]), help="Where tasks run."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def job_options(command: F) -> F:

@@ -47,6 +47,7 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
             "parts": result.parts,
             "totals": totals,
             "counters": result.counters,
+            "hot_keys": result.hot_keys,
             "seconds": round(seconds, 3),
             "requests": result.requests,
             "cost_usd": result.cost_usd,
@@ -54,7 +55,7 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
         print_data([orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
     if quiet:
         return
-    where = _short(result.output_url)
+    where = short(result.output_url)
     reused = f" ({totals['maps_reused']:,} of them reused)" if totals["maps_reused"] else ""
     say(
         f"mrfast: job {result.job} done in {seconds:.2f} s: {counted(totals['maps'], 'map')}{reused}, "
@@ -63,9 +64,11 @@ def show_result(result: api.JobResult, seconds: float, *, as_json: bool, quiet: 
     )
     for name, count in sorted(result.counters.items()):
         say(f"mrfast: {name}: {count:,}")
+    if result.hot_advice:
+        say(f"mrfast: {result.hot_advice}")
     if by_verb := result.requests["by_verb"]:
         say(f"mrfast: {requests_text(by_verb)}, ${result.cost_usd:,.4f}")
-    say(f"mrfast: output {where}\n\n    mrfast cat {_quoted(where)}\n")
+    say(f"mrfast: output {where}\n\n    mrfast cat {quoted(where)}\n")
 
 
 def show_plan(document: dict[str, Any], *, as_json: bool) -> None:
@@ -105,13 +108,13 @@ def requests_text(by_verb: Mapping[str, int]) -> str:
     return f"{counted(sum(by_verb.values()), 'request')} to S3 ({verbs})"
 
 
-def _short(url: str) -> str:
+def short(url: str) -> str:
     """A local path as one would type it here."""
     below = os.getcwd().rstrip("/") + "/"
     return url.removeprefix(below) if url.startswith(below) else url
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w@%+=:,./-]+", text, re.ASCII) else "'" + text.replace("'", "'\"'\"'") + "'"
 
 

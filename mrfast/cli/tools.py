@@ -1,4 +1,4 @@
-"""The commands for whoever writes an application: mrfast check and new; and completion."""
+"""The commands for whoever writes an application: mrfast check and new; and what is made once: token, completion."""
 
 from __future__ import annotations
 
@@ -87,26 +87,46 @@ def new(name: str, force: bool, quiet: bool) -> None:
         )
 
 
-def completion_command(commands: Mapping[str, click.Command]) -> click.Command:
-    """The command that prints what makes a shell complete these commands."""
+@click.command(epilog="Example: mrfast token mrfast.token, and then: mrfast-coordinator --token-file mrfast.token ...")
+@click.argument("path", metavar="FILE", shell_complete=paths)
+@click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def token(path: str, quiet: bool) -> None:
+    """Write a new token to FILE (- is stdout), which nobody but you can read.
 
-    @click.command(epilog='Example: eval "$(mrfast completion bash)"')
-    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-    def completion(shell: str) -> None:
-        """Print a script with which a shell completes mrfast, mrfast-coordinator and mrfast-worker.
+    Copy it to each machine whose workers are to be admitted. It never crosses the network: both sides prove by
+    HMAC-SHA256 that they have it.
+    """
+    from ..control.tokens import new_token, write_token
 
-        For each new shell: eval "$(mrfast completion bash)" in ~/.bashrc, or the same with zsh in ~/.zshrc behind
-        compinit, or mrfast completion fish | source in ~/.config/fish/config.fish.
-        """
-        from click.shell_completion import get_completion_class
+    if path == "-":
+        print_data([f"{new_token()}\n".encode()])
+        return
+    write_token(path)
+    if not quiet:
+        say(
+            f"mrfast: wrote {path}; next, with a copy of it on each machine:\n\n"
+            f"    mrfast-coordinator --token-file {path} --listen 0.0.0.0:8000 INPUT...\n"
+            f"    mrfast-worker --token-file {path} APP HOST:8000\n"
+        )
 
-        maker = get_completion_class(shell)
-        assert maker is not None
-        for name, command in commands.items():
-            variable = f"_{name.replace('-', '_')}_COMPLETE".upper()
-            print_data([maker(command, {}, name, variable).source().encode() + b"\n"])
 
-    return completion
+@click.command(epilog='Example: eval "$(mrfast completion bash)"')
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script with which a shell completes mrfast, mrfast-coordinator and mrfast-worker.
+
+    For each new shell: eval "$(mrfast completion bash)" in ~/.bashrc, or the same with zsh in ~/.zshrc behind
+    compinit, or mrfast completion fish | source in ~/.config/fish/config.fish.
+    """
+    from click.shell_completion import get_completion_class
+
+    from . import programs
+
+    maker = get_completion_class(shell)
+    assert maker is not None
+    for name, command in programs().items():
+        variable = f"_{name.replace('-', '_')}_COMPLETE".upper()
+        print_data([maker(command, {}, name, variable).source().encode() + b"\n"])
 
 
 def _shown(app: str, change: Change) -> bytes:
