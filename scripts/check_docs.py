@@ -42,9 +42,9 @@ def problems(document: Path) -> list[str]:
 def main() -> int:
     """Prints every problem; the number of them decides the exit status."""
     found = [f"{name} is missing" for name in REQUIRED if not (ROOT / name).exists()]
-    for name in DOCUMENTS:
-        if (ROOT / name).exists():
-            found += problems(ROOT / name)
+    for document in [*(ROOT / name for name in DOCUMENTS), *sorted((ROOT / "docs").rglob("*.md"))]:
+        if document.exists():
+            found += problems(document)
     print("\n".join(found) or "Every link and path exists.")
     return 1 if found else 0
 
