@@ -80,7 +80,7 @@ class Abreast:
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor  # late: a task in a folder needs none
+            from mrfast.storage.threads import Threads  # late: a task in a folder needs none
 
-            self._threads = ThreadPoolExecutor(READS_MAX, "mrfast-read")
+            self._threads = Threads(READS_MAX, "mrfast-read")
         return self._threads

@@ -223,8 +223,9 @@ def _upload_local(found: Sequence[InputObject], store: Store, missing: list[Inpu
     local = sorted({item.url: item for item in found if scheme_of(item.url) == "file"}.items())
     if not local:
         return list(found)
-    from concurrent.futures import ThreadPoolExecutor
     from threading import BoundedSemaphore
+
+    from mrfast.storage.threads import Threads
 
     # Many small files need many requests in flight; each big one needs memory for its parts.
     big = BoundedSemaphore(UPLOADS_BIG_MAX)
@@ -235,7 +236,7 @@ def _upload_local(found: Sequence[InputObject], store: Store, missing: list[Inpu
         with big:
             return _upload(item, store, missing)
 
-    pool = ThreadPoolExecutor(UPLOAD_THREADS)
+    pool = Threads(UPLOAD_THREADS, "mrfast-upload")
     try:
         infos = list(pool.map(upload, [item for _, item in local]))
     finally:

@@ -120,10 +120,10 @@ class Prefetcher:
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor  # late: a task in a folder needs none
+            from mrfast.storage.threads import Threads  # late: a task in a folder needs none
 
             # As many threads as there can be reads: none waits for another one.
-            self._threads = ThreadPoolExecutor(READS_MAX, "mrfast-read")
+            self._threads = Threads(READS_MAX, "mrfast-read")
         return self._threads
 
 
