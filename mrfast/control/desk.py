@@ -101,10 +101,12 @@ class Desk:
         """The journal is durable up to its `synced` record: what was promised so far can be told."""
         journal = self.driver.journal
         lost = journal is None or self.driver.state == "FAILED"  # of a failed job nothing is promised
-        ready = [each for each in self._unsynced if lost or (journal is not None and each[0] <= journal.synced)]
-        self._unsynced = [each for each in self._unsynced if each not in ready]
-        for _, reply, answer in ready:
-            reply(answer)
+        unsynced, self._unsynced = self._unsynced, []
+        for each in unsynced:
+            if lost or (journal is not None and each[0] <= journal.synced):
+                each[1](each[2])
+            else:
+                self._unsynced.append(each)
 
     def job(self) -> str:
         """How the job stands, as workers hear it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
 from mrfast.model import Progress
@@ -35,13 +35,14 @@ class Lease:
 class Leases:
     """All live leases, by worker and by deadline."""
 
-    __slots__ = ("_entries", "_heap", "_live", "_workers")
+    __slots__ = ("_entries", "_heap", "_live", "_stall_at", "_workers")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Lease]] = []
         self._workers: dict[str, dict[Lease, None]] = {}  # dicts as ordered sets: decisions stay deterministic
         self._entries = 0
         self._live = 0
+        self._stall_at = 0.0  # no lease has stalled before
 
     def __len__(self) -> int:
         return self._live
@@ -96,6 +97,19 @@ class Leases:
             if self._valid(entry):  # renewed since its entry was made
                 self._push(lease, lease.deadline)
         return None
+
+    def stalled(self, waits: Callable[[Lease], bool], stall_s: float, now: float) -> list[Lease]:
+        """The live leases without progress for so long; the time of one that `waits` has not begun.
+
+        They are walked when one can have stalled, and not at each call: 4,000 of them take a millisecond.
+        """
+        if now < self._stall_at:
+            return []
+        for lease in self:
+            if waits(lease):
+                lease.moved = now
+        self._stall_at = min((lease.moved for lease in self), default=now) + stall_s
+        return [lease for lease in self if now - lease.moved >= stall_s]
 
     def clear(self) -> None:
         """End every lease."""

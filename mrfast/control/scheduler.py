@@ -227,10 +227,8 @@ class Scheduler(TaskTable):
         while (lease := self._leases.expired(now)) is not None:
             self._end(lease, "expired", now)
             ended += 1
-        for lease in list(self._leases):
-            if self._waits(lease):
-                lease.moved = now  # its time begins when its maps are done
-            elif self.state == RUNNING and now - lease.moved >= self.stall_s:
+        for lease in self._leases.stalled(self._waits, self.stall_s, now):
+            if self.state == RUNNING:
                 attempt = self.names.attempt(lease.task, lease.n)
                 failure = Failure(attempt, "stalled", f"no progress for {self.stall_s:g} s (--stall-s)")
                 self.failed(attempt, failure, now)
@@ -376,6 +374,8 @@ class Scheduler(TaskTable):
         return len(ended)
 
     def _preemptible(self, now: float) -> list[Lease]:
+        if self.maps_done == self.maps or not self._reduces_run():
+            return []
         waiting = [lease for lease in self._leases if self._waits(lease) and not self.crew.rests(lease.worker, now)]
         if not waiting:
             return []

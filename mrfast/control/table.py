@@ -196,6 +196,9 @@ class TaskTable:
     def _maps_waiting(self) -> int:
         return self._states.count(IDLE_CODE, 0, self.maps)
 
+    def _reduces_run(self) -> bool:
+        return _LEASED_CODE in self._states[self.maps :]
+
     def _waiting(self) -> int:
         """The tasks of the phase that nobody has: maps, and reduces once every map is accepted."""
         return self._maps_waiting() if self.maps_done < self.maps else self._states.count(IDLE_CODE, self.maps)

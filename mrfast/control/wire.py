@@ -7,6 +7,7 @@ arrives, the only exception that reading raises is BadFrame.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 NESTING_MAX = 32
+PLAIN_BYTES_MAX = 1 << 14
 ID_CHARS_MAX = 64
 METHOD = re.compile(r"[a-z_]{1,40}", re.ASCII)
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
@@ -114,6 +116,12 @@ def parse_document(data: bytes, bytes_max: int | None = FRAME_BYTES_MAX) -> Any:
     """The value of one JSON document; size, nesting and keys named twice are BadFrame, as is any other fault."""
     if bytes_max is not None and len(data) > bytes_max:
         raise BadFrame(f"a document of {len(data):,} bytes; at most {bytes_max:,} are allowed")
+    # What our own side writes is known by writing it again, in a third of the time of looking for what must not be.
+    if len(data) <= PLAIN_BYTES_MAX and data.count(b"{") + data.count(b"[") <= NESTING_MAX:
+        with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
+            value = orjson.loads(data)
+            if orjson.dumps(value) == data.removesuffix(b"\n"):
+                return value
     bare = _STRING.sub(b"", data)
     if _deeper_than(bare, NESTING_MAX):
         raise BadFrame(f"a document that is nested over {NESTING_MAX} deep, or not closed")
