@@ -40,20 +40,33 @@ class Served:
         self.address = ("", 0)
         self.calls: list[str] = []
         self.closed: asyncio.Queue[Peer] = asyncio.Queue()
-        self.go = asyncio.Event()
-        self.go.set()
+        self.held: list[Callable[[], None]] | None = None  # answers that wait
         handlers = {name: self._handler(name) for name in messages.CALLS if name not in ("auth", "prove")}
         self.server = LineServer(handlers, token=token, on_close=self.closed.put_nowait)
 
     def _handler(self, name: str) -> Any:
-        async def handle(peer: Peer, params: Any) -> Any:
+        def handle(peer: Peer, params: Any, reply: server.Reply) -> None:
             self.calls.append(name)
             if name == "bad_input":
                 raise UsageError("a user's mistake")
-            await self.go.wait()
-            return {"called": name}
+            if name == "release" and params.attempt == "fault":
+                raise ZeroDivisionError("a fault of ours")
+            if self.held is None:
+                reply({"called": name})
+            else:
+                self.held.append(lambda: reply({"called": name}))
 
         return handle
+
+    def hold(self) -> None:
+        """From now on answers wait."""
+        self.held = []
+
+    def go(self) -> None:
+        """Gives the answers that wait; those to come do not."""
+        held, self.held = self.held or [], None
+        for answer in held:
+            answer()
 
     async def connect(self) -> Talk:
         return Talk(*await asyncio.open_connection(*self.address, limit=2 * FRAME_BYTES_MAX))
@@ -96,10 +109,10 @@ def test_calls_are_answered_by_name_and_in_any_order() -> None:
     async def scene() -> None:
         async with served() as it:
             talk = await it.admitted()
-            it.go.clear()
+            it.hold()
             talk.writer.write(line("release", id="slow", worker="w", attempt="a"))
             assert (await talk.ask(line("no_such", id=2)))["error"]["code"] == wire.METHOD_NOT_FOUND
-            it.go.set()
+            it.go()
             assert orjson.loads(await talk.reader.readline())["id"] == "slow"
             assert it.calls == ["release"]
 
@@ -307,6 +320,39 @@ def test_unknown_and_wrong_parameters_are_an_error_of_that_call(method: str, par
     asyncio.run(scene())
 
 
+def test_a_fault_of_ours_is_told_and_ends_no_connection() -> None:
+    faults: list[Any] = []
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["exception"]))
+        async with served() as it:
+            talk = await it.admitted()
+            answer = await talk.ask(line("release", worker="w", attempt="fault"))
+            assert answer["error"]["code"] == wire.INTERNAL_ERROR
+            assert (await talk.ask(STATUS))["result"] == {"called": "status"}
+
+    asyncio.run(scene())
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
+
+
+def test_answers_of_one_moment_come_whole_and_in_order() -> None:
+    async def scene() -> None:
+        async with served() as it:
+            talk = await it.admitted()
+            it.hold()
+            calls = b"".join(line("status", id=id) for id in range(server.IN_FLIGHT_MAX))
+            talk.writer.write(calls[:-40])
+            await asyncio.sleep(0)
+            talk.writer.write(calls[-40:])
+            while len(it.calls) < server.IN_FLIGHT_MAX:
+                await asyncio.sleep(0)
+            it.go()
+            replies = [orjson.loads(await talk.reader.readline()) for _ in range(server.IN_FLIGHT_MAX)]
+            assert [reply["id"] for reply in replies] == list(range(server.IN_FLIGHT_MAX))
+
+    asyncio.run(scene())
+
+
 def test_a_second_handshake_is_no_call() -> None:
     async def scene() -> None:
         async with served() as it:
@@ -361,14 +407,16 @@ def test_no_more_than_sixteen_calls_are_in_flight(over: int) -> None:
     async def scene() -> None:
         async with served() as it:
             talk = await it.admitted()
-            it.go.clear()
+            it.hold()
             for id in range(server.IN_FLIGHT_MAX + over):
                 talk.writer.write(line("status", id=id))
+            while len(it.calls) < server.IN_FLIGHT_MAX:
+                await asyncio.sleep(0)
             if over:
                 assert await talk.rest() == b""
                 await it.closed.get()
                 return
-            it.go.set()
+            it.go()
             replies = [orjson.loads(await talk.reader.readline()) for _ in range(server.IN_FLIGHT_MAX)]
             assert {reply["id"] for reply in replies} == set(range(server.IN_FLIGHT_MAX))
             assert "result" in await talk.ask(STATUS)  # answered calls do not count
@@ -426,12 +474,14 @@ def test_who_hangs_up_is_noticed_and_its_calls_end() -> None:
     async def scene() -> None:
         async with served() as it:
             talk = await it.admitted()
-            it.go.clear()
+            it.hold()
             talk.writer.write(STATUS)
             talk.writer.write_eof()
-            peer = await it.closed.get()
-            await asyncio.gather(*peer.calls, return_exceptions=True)
-            assert not peer.calls
+            await it.closed.get()
+            assert it.held is not None and len(it.held) == 1
+            it.go()  # nobody hears it
+            assert await talk.rest() == b""
+            assert (await (await it.admitted()).ask(STATUS))["result"] == {"called": "status"}
 
     asyncio.run(scene())
 

@@ -23,7 +23,7 @@ import pytest
 from mrfast.control import messages
 from mrfast.control.coordinator import check_listen
 from mrfast.control.rpc import Connection
-from mrfast.control.server import LineServer, Peer
+from mrfast.control.server import LineServer, Peer, Reply
 from mrfast.control.tls import client_context, server_context
 from mrfast.control.tokens import token_from, write_token
 from mrfast.errors import CoordinatorLost, OutputExists, UsageError
@@ -101,8 +101,8 @@ def serving(tls: ssl.SSLContext | None, token: bytes | None = None) -> Iterator[
     address: list[tuple[str, int]] = []
     loop = asyncio.new_event_loop()
 
-    async def answer(peer: Peer, params: Any) -> Any:
-        return {"big": BIG}
+    def answer(peer: Peer, params: Any, reply: Reply) -> None:
+        reply({"big": BIG})
 
     async def serve() -> None:
         server = LineServer({"status": answer}, token=token, tls=tls, on_close=lambda peer: None)

@@ -17,7 +17,7 @@ from mrfast.control import messages
 from mrfast.control.desk import TICK_S, Desk
 from mrfast.control.effects import Effect
 from mrfast.control.job import JobDriver
-from mrfast.control.server import Handler, LineServer, Peer
+from mrfast.control.server import Handler, LineServer, Peer, Reply
 from mrfast.control.tokens import is_loopback
 from mrfast.errors import MrfastError, UsageError
 
@@ -180,14 +180,7 @@ class Coordinator:
 
     # Calls
 
-    async def _handle(self, peer: Peer, call: Any) -> Any:
-        """The reply to a call, whenever it comes."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def reply(answer: Any) -> None:
-            if not future.done():  # the peer may be gone
-                future.set_result(answer)
-
+    def _handle(self, peer: Peer, call: Any, reply: Reply) -> None:
         try:
             self.desk.call(peer, call, time.monotonic(), reply)
         except Exception as error:  # a fault of ours: the call would come again, and find it again
@@ -195,10 +188,6 @@ class Coordinator:
             raise
         finally:
             self._wake()
-        answer = await future
-        if isinstance(answer, MrfastError):
-            raise answer
-        return answer
 
     def _closed(self, peer: Peer) -> None:
         self.desk.closed(peer, time.monotonic())

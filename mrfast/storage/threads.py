@@ -12,8 +12,8 @@ from typing import Any
 class Threads(ThreadPoolExecutor):
     """A ThreadPoolExecutor whose `shutdown` returns when none of its threads is left: whoever forks then is safe.
 
-    A thread that has been joined may still be in the destructors of its C libraries. OpenSSL's hold a lock for a moment:
-    a process forked in it has that lock held for ever, and stops at its first digest.
+    A thread that has been joined may still be in the destructors of its C libraries. OpenSSL's hold a lock for a
+    moment: a process forked in it has that lock held for ever, and stops at its first digest.
     """
 
     def __init__(self, threads_max: int, name: str) -> None:
