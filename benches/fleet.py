@@ -100,7 +100,7 @@ def tiny(folder: Path, maps: int = 10_000, workers: int = 50, slots: int = 8) ->
         store = folder / f"store-{rate}"
         process, address = coordinator(source, "-r", 1, "--store", store)
         try:
-            measure(address, process.pid, MadeUp(store, 1), maps, workers, slots, rate)
+            measure(address, process.pid, MadeUp(store, 1, are_there=False), maps, workers, slots, rate)
         finally:
             process.kill()
             process.wait()
