@@ -112,7 +112,9 @@ def measure(
 ) -> None:
     """A worker reports what it has, and asks for as many again; a paced one waits with its reports until it is time."""
     fleet = Fleet(address, workers, slots)
-    accepted, waits, due = 0, [], deque[tuple[int, MapTask]]()
+    accepted, due = 0, deque[tuple[int, MapTask]]()
+    first: list[float] = []  # all workers ask at the same moment, and then when they have done something
+    waits: list[float] = []
     held = [0] * workers
     began = time.monotonic()
     most = maps if rate is None else min(maps, rate * 5)
@@ -125,7 +127,7 @@ def measure(
                 raise reply
             tasks = decode(messages.Tasks, reply).maps
             if tasks:
-                waits.append((time.perf_counter() - asked) * 1000)
+                (waits if len(first) == workers else first).append((time.perf_counter() - asked) * 1000)
             due.extend((number, task) for task in tasks)
             held[number] += len(tasks)
             if not tasks and accepted < most:
@@ -161,7 +163,7 @@ def measure(
     print(
         f"{'at full speed' if rate is None else f'paced at {rate:,}'}: {accepted / took:,.0f} tasks a second, "
         f"{accepted / used:,.0f} a second of its CPU ({used / took * 100:.0f} % of a core); an assignment: "
-        f"median {waits[len(waits) // 2]:.1f} ms, p99 {waits[len(waits) * 99 // 100]:.1f}; "
+        f"median {waits[len(waits) // 2]:.1f} ms, p99 {waits[len(waits) * 99 // 100]:.1f}, the first {workers} at once {max(first):.1f}; "
         f"this side {(time.process_time() - own) / took * 100:.0f} % of a core",
         flush=True,
     )

@@ -10,6 +10,7 @@ effects, and promise nothing to a worker before the journal is synced.
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from mrfast.control import recovery
@@ -243,7 +244,7 @@ class JobDriver(JobWork):
     def status(self, now: float) -> dict[str, Any]:
         """What people want to see of the job at this moment."""
         scheduler = self.scheduler
-        running = [] if scheduler is None else list(scheduler.running())
+        shown = [] if scheduler is None else list(islice(scheduler.running(), RUNNING_SHOWN))
         return {
             "job": self.spec.job,
             "name": self.spec.name,
@@ -257,7 +258,7 @@ class JobDriver(JobWork):
             if scheduler is None
             else min(scheduler.reduces_done * self._groups.size, self.spec.reduces),
             "workers": len(self._workers) if scheduler is None else scheduler.crew.present(now),
-            "attempts": self._attempts | {"running": len(running)},
+            "attempts": self._attempts | {"running": 0 if scheduler is None else scheduler.attempts_running},
             # Of accepted maps.
             "bytes_done": self._outputs.bytes_in,
             "records_done": self._outputs.records_in,
@@ -268,7 +269,7 @@ class JobDriver(JobWork):
                     "seconds": round(now - each.since, 3),
                     **asdict(each.progress),
                 }
-                for each in running[:RUNNING_SHOWN]
+                for each in shown
             ],
             "counters": self._counters(),
             "seconds": 0.0 if self._start is None else round(now - self._start, 3),

@@ -55,6 +55,11 @@ class TaskTable:
         record = self._tasks.get(index)
         return self.names.attempt(index, record.accepted) if record is not None and record.accepted else None
 
+    @property
+    def attempts_running(self) -> int:
+        """How many attempts have a lease that runs."""
+        return len(self._leases)
+
     def running(self) -> Iterator[Running]:
         """The attempts whose leases run."""
         for lease in self._leases:
