@@ -1,6 +1,7 @@
 """A coordinator under many workers: real TCP connections, all from this process, and no task is ever run.
 
 python benches/fleet.py idle     500 workers that wait for tasks: the coordinator's share of a core (bar: 2 %)
+python benches/fleet.py tail     500 workers that ask for more while the last tasks of a phase end, 500 a second
 python benches/fleet.py tiny     tasks assigned and reported over 50 connections: how many a second of the coordinator's
                                  CPU (bar: 5,000), and how long an assignment takes at several rates (bar: p99 20 ms)
 """
@@ -93,6 +94,74 @@ def idle(folder: Path, workers: int = 500, seconds: float = 40.0) -> None:
     process.wait()
 
 
+def tail(folder: Path, maps: int = 10_000, workers: int = 500, slots: int = 4) -> None:
+    """The end of a phase: all tasks are out, every worker asks for more, and the last reports come in."""
+    store = folder / "store"
+    process, address = coordinator(inputs(folder, maps), "-r", 1, "--store", store)
+    fleet, made_up = Fleet(address, workers, slots), MadeUp(store, 1, are_there=False)
+    running, accepted, asking = deque[tuple[int, MapTask]](), 0, 0
+    times: list[float] = []
+
+    def ask(number: int) -> None:
+        nonlocal asking
+
+        def heard(reply: Any) -> None:
+            nonlocal asking
+            asking -= 1
+            if isinstance(reply, Exception):
+                raise reply
+            tasks = decode(messages.Tasks, reply).maps
+            if handed_out < maps:  # later ones are backups, and never done
+                running.extend((number, task) for task in tasks)
+            if not tasks and accepted < maps:
+                ask(number)
+
+        asking += 1
+        fleet.poll(number, slots, heard)
+
+    def report(number: int, task: MapTask) -> None:
+        asked = time.perf_counter()
+
+        def heard(reply: Any) -> None:
+            nonlocal accepted
+            assert reply["word"] == "accepted", reply
+            accepted += 1
+            times.append((time.perf_counter() - asked) * 1000)
+
+        message = messages.report_message(fleet.names[number], made_up.report(task))
+        fleet.connections[number].call("report", message, heard)
+
+    handed_out = 0
+    while handed_out < maps:
+        for number in range(workers):
+            ask(number)
+        while asking:
+            fleet.step(0.05)
+        handed_out = accepted + len(running)
+        while len(running) > workers * slots - slots or (handed_out < maps and running):
+            report(*running.popleft())
+        while accepted + len(running) < handed_out:
+            fleet.step(0.05)
+    for number in range(workers):
+        ask(number)
+    left, sent, began, cpu = len(running), 0, time.monotonic(), cpu_s(process.pid)
+    times.clear()
+    while accepted < maps:
+        while running and sent < (time.monotonic() - began) * 500:
+            sent += 1
+            report(*running.popleft())
+        fleet.step(0.001)
+    times.sort()
+    took = time.monotonic() - began
+    print(
+        f"{workers} workers ask while {left} tasks end: {left / took:,.0f} reports a second (500 are sent), "
+        f"{(cpu_s(process.pid) - cpu) / took * 100:.0f} % of a core; an answer: median {times[left // 2]:.1f} ms, "
+        f"p99 {times[left * 99 // 100]:.1f}"
+    )
+    process.kill()
+    process.wait()
+
+
 def tiny(folder: Path, maps: int = 10_000, workers: int = 50, slots: int = 8) -> None:
     """At full speed first, then paced. More inputs than 10,000 would be packed into fewer maps."""
     source = inputs(folder, maps)
@@ -163,7 +232,8 @@ def measure(
     print(
         f"{'at full speed' if rate is None else f'paced at {rate:,}'}: {accepted / took:,.0f} tasks a second, "
         f"{accepted / used:,.0f} a second of its CPU ({used / took * 100:.0f} % of a core); an assignment: "
-        f"median {waits[len(waits) // 2]:.1f} ms, p99 {waits[len(waits) * 99 // 100]:.1f}, the first {workers} at once {max(first):.1f}; "
+        f"median {waits[len(waits) // 2]:.1f} ms, p99 {waits[len(waits) * 99 // 100]:.1f}, "
+        f"the first {workers} at once {max(first):.1f}; "
         f"this side {(time.process_time() - own) / took * 100:.0f} % of a core",
         flush=True,
     )
@@ -171,7 +241,7 @@ def measure(
 
 def main() -> None:
     """Runs the benches that are named, or all."""
-    benches = {each.__name__: each for each in (idle, tiny)}
+    benches = {each.__name__: each for each in (idle, tail, tiny)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", nargs="*", choices=[[], *benches], default=[])
     for name in parser.parse_args().bench or benches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mrfast.control.backup import SAMPLES_MAX, Durations, choose, is_due, left_s
+from mrfast.control.backup import SAMPLES_MAX, Durations, is_due, left_s, slow
 from mrfast.control.crew import Crew
 from mrfast.control.leases import Lease
 from mrfast.control.scheduler import Scheduler
@@ -239,11 +239,16 @@ def lease(task: int, worker: str = "w1", since: float = 0.0, bytes_done: int = 1
     return made
 
 
+def choose(running: list[Lease], worker: str, slots: int, median_s: float, now: float) -> Lease | None:
+    """The attempt that gets a backup on this worker."""
+    return next((each for each in slow(running, slots, median_s, now) if each.worker != worker), None)
+
+
 def test_the_task_with_the_longest_time_left_is_chosen():
-    slow, slower, unknown = lease(0, bytes_done=20), lease(1, bytes_done=10), lease(2, bytes_done=0)
-    assert left_s(slow, 20.0) == 80.0
-    assert choose([slow, slower], "w2", 10, 5.0, 20.0) is slower
-    assert choose([slow, slower, unknown], "w2", 10, 5.0, 20.0) is unknown
+    some, slower, unknown = lease(0, bytes_done=20), lease(1, bytes_done=10), lease(2, bytes_done=0)
+    assert left_s(some, 20.0) == 80.0
+    assert choose([some, slower], "w2", 10, 5.0, 20.0) is slower
+    assert choose([some, slower, unknown], "w2", 10, 5.0, 20.0) is unknown
     assert choose([lease(4), lease(3)], "w2", 10, 5.0, 20.0).task == 3  # type: ignore[union-attr]
 
 

@@ -6,6 +6,7 @@ is short of time, and never many: a backup is a whole task's work, thrown away i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 
@@ -54,18 +55,17 @@ def left_s(lease: Lease, now: float) -> float:
     return (now - lease.since) * max(0, total - done) / done
 
 
-def choose(running: Iterable[Lease], worker: str, slots: int, median_s: float, now: float) -> Lease | None:
-    """The attempt whose task this worker should run a second time, or None; `running` are all of one kind."""
+def slow(running: Iterable[Lease], slots: int, median_s: float, now: float) -> list[Lease]:
+    """The attempts whose task should run a second time, first the one with most time left; `running` are of one kind.
+
+    O(running): thousands may run when a phase of a large job nears its end.
+    """
     running = list(running)
-    tasks = [lease.task for lease in running]
     if sum(lease.backup for lease in running) >= max(1, int(BACKUPS_SHARE * slots)):
-        return None
-    slow = [
-        lease
-        for lease in running
-        if lease.worker != worker
-        and tasks.count(lease.task) == 1
-        and now - lease.since >= max(ELAPSED_S_MIN, 2 * median_s)
-        and left_s(lease, now) >= median_s
-    ]
-    return max(slow, key=lambda lease: (left_s(lease, now), -lease.task), default=None)
+        return []
+    elapsed_s = max(ELAPSED_S_MIN, 2 * median_s)
+    found = [lease for lease in running if now - lease.since >= elapsed_s and left_s(lease, now) >= median_s]
+    if found:
+        attempts = Counter(lease.task for lease in running)
+        found = [lease for lease in found if attempts[lease.task] == 1]
+    return sorted(found, key=lambda lease: (-left_s(lease, now), lease.task))

@@ -28,24 +28,30 @@ class Crew:
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
+        self._slots: tuple[float, int] | None = None  # the last answer: (when, how many)
 
     def joined(self, worker: str, slots: int, now: float) -> None:
         """A worker said hello."""
         self.seen(worker, now)
         self._members[worker].slots = slots
+        self._slots = None
 
     def seen(self, worker: str, now: float) -> None:
         """A worker said something."""
         member = self._members.get(worker)
         if member is None:
             self._members[worker] = Member(1, now)
+            self._slots = None
         else:
+            if not self._is_live(member, now):
+                self._slots = None
             member.seen, member.here = now, True
 
     def left(self, worker: str) -> None:
         """A worker's connection closed."""
         if worker in self._members:
             self._members[worker].here = False
+            self._slots = None
 
     def present(self, now: float) -> int:
         """How many are here."""
@@ -53,7 +59,9 @@ class Crew:
 
     def slots(self, now: float) -> int:
         """The slots of those who are here."""
-        return sum(member.slots for member in self._members.values() if self._is_live(member, now))
+        if self._slots is None or self._slots[0] != now:  # hundreds may be asked for at the same moment
+            self._slots = now, sum(each.slots for each in self._members.values() if self._is_live(each, now))
+        return self._slots[1]
 
     def others(self, worker: str, now: float) -> bool:
         """Whether another worker is here that may take tasks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mrfast.control import backup
 from mrfast.index import TableDigest
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def check(s: Scheduler) -> None:
     _check_counts(s)
     _check_leases(s)
     _check_table(s)
+    _check_backups(s)
     _check_job(s)
 
 
@@ -56,6 +58,8 @@ def _check_counts(s: Scheduler) -> None:
     _claim(s.maps_done == accepted, f"{s.maps_done} maps counted as done, {accepted} are accepted")
     accepted = s._states.count(2, s.maps)
     _claim(s.reduces_done == accepted, f"{s.reduces_done} reduces counted as done, {accepted} are accepted")
+    idle = {"map": s._states.count(0, 0, s.maps), "reduce": s._states.count(0, s.maps)}
+    _claim(s._idle == idle, f"{s._idle} counted as idle, {idle} are")
 
 
 def _check_leases(s: Scheduler) -> None:
@@ -89,6 +93,14 @@ def _check_table(s: Scheduler) -> None:
             _claim(
                 record.table == table.hex(), f"{s.names.task(task)} is accepted from other map outputs than the job's"
             )
+
+
+def _check_backups(s: Scheduler) -> None:
+    if s._slow_asked and s._slow_asked[-1] == s._leases.changes:  # as long as these agree, what was found is used again
+        kind, slots, median_s, now, _ = s._slow_asked
+        running = [lease for lease in s._leases if (lease.task < s.maps) == (kind == "map")]
+        found = [lease.task for lease in backup.slow(running, slots, median_s, now)]
+        _claim(found == [lease.task for lease in s._slow_found], "what was found slow is not what is slow")
 
 
 def _check_job(s: Scheduler) -> None:

@@ -35,7 +35,7 @@ class Lease:
 class Leases:
     """All live leases, by worker and by deadline."""
 
-    __slots__ = ("_entries", "_heap", "_live", "_stall_at", "_workers")
+    __slots__ = ("_entries", "_heap", "_live", "_stall_at", "_workers", "changes")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Lease]] = []
@@ -43,6 +43,7 @@ class Leases:
         self._entries = 0
         self._live = 0
         self._stall_at = 0.0  # no lease has stalled before
+        self.changes = 0  # grows whenever an attempt comes, goes or moves on
 
     def __len__(self) -> int:
         return self._live
@@ -59,6 +60,7 @@ class Leases:
         """Make a lease live until `deadline`."""
         lease.live = True
         self._live += 1
+        self.changes += 1
         self._workers.setdefault(lease.worker, {})[lease] = None
         self._push(lease, deadline)
 
@@ -73,6 +75,7 @@ class Leases:
         """Make a live lease end now."""
         lease.live = False
         self._live -= 1
+        self.changes += 1
         held = self._workers[lease.worker]
         del held[lease]
         if not held:
@@ -118,6 +121,7 @@ class Leases:
         self._heap.clear()
         self._workers.clear()
         self._live = 0
+        self.changes += 1
 
     def _push(self, lease: Lease, deadline: float) -> None:
         self._entries += 1

@@ -8,6 +8,8 @@ and so may one that an earlier epoch of the coordinator handed out.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mrfast.control import backup, invariants, preempt
 from mrfast.control.crew import Crew
 from mrfast.control.leases import Lease
@@ -54,6 +56,8 @@ class Scheduler(TaskTable):
         self._lost: set[str] = set()
         self._table = TableDigest()  # of the last accepted output of each map, lost ones included
         self._maps_known = 0  # that have been accepted at least once
+        self._slow_asked: tuple[Any, ...] = ()
+        self._slow_found: list[Lease] = []
         self._durations = {"map": backup.Durations(), "reduce": backup.Durations()}
         self._starved_at: float | None = None  # since when maps wait and reduces that wait hold slots
 
@@ -76,7 +80,7 @@ class Scheduler(TaskTable):
         It then has a task only where there is plenty: the last ones are for idle slots.
         """
         self._seen(worker, now)
-        if self.state != RUNNING or self.crew.rests(worker, now):
+        if self.state != RUNNING or self._nothing_is_there(now) or self.crew.rests(worker, now):
             return None
         if ahead and self._waiting() < self.crew.slots(now):
             return None
@@ -86,7 +90,7 @@ class Scheduler(TaskTable):
         elif self.maps_done == self.maps:
             task = self._take(self._ready_reduces, worker, now)
         word = "leased"
-        if task is None and (slow := self._slow(worker, now)) is not None:
+        if task is None and (slow := self._slow_elsewhere(worker, now)) is not None:
             task, word = slow.task, "backup"
             self.backups += 1
             self._starved_at = None
@@ -115,6 +119,7 @@ class Scheduler(TaskTable):
             return "cancel"
         if progress != lease.progress or progress.phase == WAITING:
             lease.progress, lease.moved = progress, now
+            self._leases.changes += 1
         if lease.live:
             self._leases.move(lease, now + self.lease_s)
         else:
@@ -219,7 +224,7 @@ class Scheduler(TaskTable):
             self._lost.add(worker)
             self._leases.move(lease, min(lease.deadline, now + LOST_LEASE_S))
 
-    # What time and the coordinator do
+    # What time does
 
     def tick(self, now: float) -> int:
         """End leases that have run out, attempts that stall, and reduces that wait where maps must run; how many."""
@@ -241,18 +246,6 @@ class Scheduler(TaskTable):
         lease = self._leases.next_deadline()
         starved = None if self._starved_at is None else self._starved_at + STARVED_S
         return min((at for at in (lease, starved) if at is not None), default=None)
-
-    def committed(self, now: float) -> None:
-        """The manifest is written: the job is COMMITTED, for ever."""
-        if self.reduces_done < self.reduces:
-            raise IllegalEvent(f"committed with {self.reduces_done} of {self.reduces} reduces accepted")
-        self._finish("committed")
-
-    def fail(self, reason: str | JobFailure, now: float) -> None:
-        """The job is FAILED, for ever."""
-        failure = reason if isinstance(reason, JobFailure) else JobFailure(reason)
-        self._finish("failed")
-        self.failure = failure
 
     # What an earlier epoch left, in the order of its journal
 
@@ -288,21 +281,6 @@ class Scheduler(TaskTable):
         self._shut(record, found[1])
         record.add_failure(found[1], worker, failure, 0.0)
         record.shun = ""
-
-    def forgive(self) -> None:
-        """The job had failed and was resumed on purpose: its tasks have all their attempts again."""
-        for record in self._tasks.values():
-            record.counted = record.losses = record.store_failures = 0
-            record.rest_until = 0.0
-            record.failures = None
-
-    def restored(self) -> None:
-        """All of the journal was read: the job has failed if the last that it says has failed it."""
-        for task, record in self._tasks.items():
-            if self.state == RUNNING:
-                self._check_losses(task)
-            if self.state == RUNNING and record.counted >= self.attempts_max:
-                self._failed_often(task)
 
     # What can be read
 
@@ -345,15 +323,31 @@ class Scheduler(TaskTable):
         """Whether no map waits, and a slot stays for one that must run again."""
         if self.maps_done == self.maps or self.maps_done < self.early_share * self.maps or self._maps_waiting():
             return False
+        if not self._reduces_wait():
+            return False
         return sum(lease.task >= self.maps for lease in self._leases) < self.crew.slots(now) - 1
 
-    def _slow(self, worker: str, now: float) -> Lease | None:
+    def _nothing_is_there(self, now: float) -> bool:
+        """Whether no worker could get a task at this moment: hundreds may ask at once when something has changed."""
+        if self._maps_waiting() or (self._reduces_wait() and self.maps_done >= min(1.0, self.early_share) * self.maps):
+            return False
+        return not self._slow(now)
+
+    def _slow(self, now: float) -> list[Lease]:
+        """The attempts that should get a backup, first the one that needs it most."""
         kind = "map" if self.maps_done < self.maps else "reduce"
         done, tasks = (self.maps_done, self.maps) if kind == "map" else (self.reduces_done, self.reduces)
         if not backup.is_due(done, tasks) or (kind == "map" and self._maps_waiting()):
-            return None
-        running = [lease for lease in self._leases if (lease.task < self.maps) == (kind == "map")]
-        return backup.choose(running, worker, self.crew.slots(now), self._durations[kind].median(), now)
+            return []
+        slots, median_s = self.crew.slots(now), self._durations[kind].median()
+        asked = (kind, slots, median_s, now, self._leases.changes)
+        if asked != self._slow_asked:
+            running = [lease for lease in self._leases if (lease.task < self.maps) == (kind == "map")]
+            self._slow_asked, self._slow_found = asked, backup.slow(running, slots, median_s, now)
+        return self._slow_found
+
+    def _slow_elsewhere(self, worker: str, now: float) -> Lease | None:
+        return next((lease for lease in self._slow(now) if lease.worker != worker), None)
 
     def _waits(self, lease: Lease) -> bool:
         """Whether this attempt is a reduce that waits for maps."""
@@ -381,7 +375,7 @@ class Scheduler(TaskTable):
             return []
         if not self._maps_waiting():  # one makes room for a backup of a map that holds all of them up
             least = sorted(waiting, key=preempt.fetched)
-            return [lease for lease in least if self._slow(lease.worker, now) is not None][:1]
+            return [lease for lease in least if self._slow_elsewhere(lease.worker, now) is not None][:1]
         tried = [task for task in self._ready_maps.tried() if self._is_idle(task)]
         fresh = self._maps_waiting() - len(tried)
         return preempt.choose(waiting, tried, fresh, lambda task, worker: self._shunned(task, worker, now) < 2)

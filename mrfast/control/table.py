@@ -35,6 +35,7 @@ class TaskTable:
         self.failure: JobFailure | None = None
         self._start: float | None = None
         self._states = bytearray(maps + reduces)
+        self._idle = {"map": maps, "reduce": reduces}  # how many tasks are
         self._tasks: dict[int, TaskRecord] = {}
         self._ready_maps = Ready(0, maps)
         self._ready_reduces = Ready(maps, maps + reduces)
@@ -98,6 +99,33 @@ class TaskTable:
             return "stale"
         return "already" if self._record(found[0]).accepted == found[1] else "superseded"
 
+    def committed(self, now: float) -> None:
+        """The manifest is written: the job is COMMITTED, for ever."""
+        if self.reduces_done < self.reduces:
+            raise IllegalEvent(f"committed with {self.reduces_done} of {self.reduces} reduces accepted")
+        self._finish("committed")
+
+    def fail(self, reason: str | JobFailure, now: float) -> None:
+        """The job is FAILED, for ever."""
+        failure = reason if isinstance(reason, JobFailure) else JobFailure(reason)
+        self._finish("failed")
+        self.failure = failure
+
+    def forgive(self) -> None:
+        """The job had failed and was resumed on purpose: its tasks have all their attempts again."""
+        for record in self._tasks.values():
+            record.counted = record.losses = record.store_failures = 0
+            record.rest_until = 0.0
+            record.failures = None
+
+    def restored(self) -> None:
+        """All of the journal was read: the job has failed if the last that it says has failed it."""
+        for task, record in self._tasks.items():
+            if self.state == RUNNING:
+                self._check_losses(task)
+            if self.state == RUNNING and record.counted >= self.attempts_max:
+                self._failed_often(task)
+
     def _number(self, kind: str, index: int) -> int:
         task = self.names.number(kind, index)
         if task is None:
@@ -106,8 +134,10 @@ class TaskTable:
 
     def _step(self, task: int, event: str) -> None:
         kind = "map" if task < self.maps else "reduce"
-        state = STATES[self._states[task]]
-        self._states[task] = _CODES[after(kind, state, event, self.names.task(task))]
+        before = self._states[task]
+        now = _CODES[after(kind, STATES[before], event, self.names.task(task))]
+        self._states[task] = now
+        self._idle[kind] += (now == IDLE_CODE) - (before == IDLE_CODE)
 
     def _finish(self, event: str) -> None:
         self.state = after("job", self.state, event, "the job")
@@ -199,14 +229,17 @@ class TaskTable:
         return self._states[task] == IDLE_CODE
 
     def _maps_waiting(self) -> int:
-        return self._states.count(IDLE_CODE, 0, self.maps)
-
-    def _reduces_run(self) -> bool:
-        return _LEASED_CODE in self._states[self.maps :]
+        return self._idle["map"]
 
     def _waiting(self) -> int:
         """The tasks of the phase that nobody has: maps, and reduces once every map is accepted."""
-        return self._maps_waiting() if self.maps_done < self.maps else self._states.count(IDLE_CODE, self.maps)
+        return self._idle["map" if self.maps_done < self.maps else "reduce"]
+
+    def _reduces_wait(self) -> bool:
+        return self._idle["reduce"] > 0
+
+    def _reduces_run(self) -> bool:
+        return _LEASED_CODE in self._states[self.maps :]
 
     def _roll_back(self, now: float) -> None:
         for task in range(self.maps, self.maps + self.reduces):
