@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,15 @@ def test_an_exception_in_map_has_the_input_the_offset_and_the_frames_of_the_user
     assert "mrfast/tasks" not in failure.traceback
     assert failure.counted
     assert not failure.fatal
+
+
+@pytest.mark.parametrize("line", [b"to be", "to be"])
+def test_who_takes_bytes_for_text_is_told_so(line: bytes | str) -> None:
+    def map(filename: str, contents: Any) -> Iterator[tuple[str, int]]:
+        yield re.findall("[a-z]+", line)[2 if isinstance(line, str) else 0], 1  # type: ignore[call-overload]
+
+    failure = failed(Job(App.from_functions(map=map, reduce=total, input="lines"), BOOKS).map(0))
+    assert ("contents.decode() is their text" in failure.message) is isinstance(line, bytes), failure.message
 
 
 def test_an_exception_in_a_whole_file_has_no_offset() -> None:

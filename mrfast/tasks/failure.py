@@ -7,6 +7,7 @@ from mrfast.errors import BadInput, BadRecord, BoundPassed, MrfastError, StoreEr
 from mrfast.model import Failure
 
 KEY_SHOWN_CHARS = 200
+BYTES_HINT = "(files, blocks and lines come to map as bytes: contents.decode() is their text)"
 
 
 def failure(
@@ -33,6 +34,8 @@ def what_went_wrong(error: BaseException) -> str:
         return f"the application called sys.exit({error.code!r})"
     if isinstance(error, MemoryError):
         return "MemoryError: the task needs more memory than there is: smaller --split-bytes or more --reduces help"
+    if isinstance(error, TypeError) and "bytes" in str(error):
+        return f"TypeError: {error} {BYTES_HINT}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
