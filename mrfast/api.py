@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -140,8 +141,7 @@ def run_job(
     if workers < 1:
         raise UsageError(f"{workers} workers: at least one is needed")
     preload()
-    cluster = _cluster(engine, workers)
-    with ledger.at_prices(prices):
+    with _connected(engine, workers) as cluster, ledger.at_prices(prices):
         spec = make_spec(inputs, slots=workers if cluster is None else cluster.slots(), **options)
         document = _document(load, spec, workers, view, cluster)
     return JobResult(spec.job, spec.output_url, document)
@@ -228,8 +228,8 @@ def resume_job(
             f"or name its application: mrfast run APP --resume {name_or_id}"
         )
     workers = workers or default_workers()
-    cluster = _cluster(engine, workers)
-    document = _document(app_file(path), spec, workers, view, cluster, path=path, resume=True)
+    with _connected(engine, workers) as cluster:
+        document = _document(app_file(path), spec, workers, view, cluster, path=path, resume=True)
     return JobResult(spec.job, spec.output_url, document)
 
 
@@ -259,13 +259,13 @@ def clean_reuse(*, store: str) -> int:
     return reuse.forget(open_store(store))
 
 
-def _cluster(engine: Any, workers: int) -> Cluster | None:
+def _connected(engine: Any, workers: int) -> AbstractContextManager[Cluster | None]:
     engine, address = engine if isinstance(engine, tuple) else (engine, None)
     if engine == "local":
-        return None
-    from .engines.choice import connected
+        return nullcontext()
+    from .engines.choice import for_one_job
 
-    return connected(engine, workers, address)
+    return for_one_job(engine, workers, address)
 
 
 def _document(

@@ -122,7 +122,7 @@ def test_an_attempt_that_had_begun_elsewhere_is_not_run_again_by_its_name(client
     app = orders.app_of_file(str(WORDS), {})
     order = {
         "job": "j", "store_url": store.url, "attempt": "m-000000.e1.1",
-        "app": ["inline", orjson.dumps(app).decode()], "task": ["inline", "{}"],
+        "app": ["inline", orjson.dumps(app).decode()], "task": ["inline", "{}"], "stall_s": 60.0,
     }  # fmt: skip
     store.put(inter_key("j", "m-000000.e1.1.begun"), [b""])
     assert "another worker" in client.submit(place.perform, order, pure=False).result()["lost"]
@@ -227,6 +227,22 @@ def test_what_is_long_goes_through_the_store(tmp_path: Path):
         assert len(sent) <= orders.INLINE_BYTES_MAX
         assert isinstance(sent, bytes) == (size == 10)
         assert orders.opened(store, sent) == {"text": "x" * size}
+
+
+def test_a_script_that_its_workers_would_run_again_is_told_so(texts: Path, tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import mrfast\nfrom mrfast import ops\n"
+        f"mrfast.run(map=lambda name, text: [(name, 1)], reduce=ops.sum(), inputs={str(texts)!r}, store='st', "
+        "engine='dask', workers=1)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.count("Traceback") == 1, ran.stderr
+    assert 'must stand below `if __name__ == "__main__":`' in ran.stderr.splitlines()[-1]
 
 
 def test_what_is_no_engine(monkeypatch: pytest.MonkeyPatch):

@@ -17,8 +17,8 @@ from mrfast.control.event_files import find_events
 from mrfast.engines import place
 from mrfast.engines import ray as on_ray
 from mrfast.engines.dask import DaskCluster
-from mrfast.engines.remote import Outcome, Told
-from mrfast.errors import AppError, CoordinatorLost
+from mrfast.engines.remote import LOST_MAX, Outcome, Told
+from mrfast.errors import AppError, CoordinatorLost, InputMissing, JobFailed
 from mrfast.model import Failure
 from mrfast.tasks.frames import from_document
 
@@ -168,7 +168,78 @@ def test_a_cluster_is_closed_where_the_application_does_not_load(app: Path):
     app.write_text("import no_such_module\n")
     with pytest.raises(AppError):
         counted(app, cluster)
-    assert cluster.closed == 1
+    assert cluster.closed
+
+
+@pytest.mark.parametrize("inputs", ["in", "no such file"])
+def test_a_cluster_is_closed_where_the_job_cannot_begin(app: Path, inputs: str):
+    unpicklable = threading.Lock()
+
+    def map(name: str, text: bytes) -> list[Any]:
+        return [unpicklable]
+
+    cluster = Threads(place.perform)
+    with pytest.raises((AppError, InputMissing)):
+        mrfast.run(
+            map=map, reduce=mrfast.ops.sum(), inputs=app.parent / inputs, store=app.parent / "store", engine=cluster
+        )
+    assert cluster.closed
+
+
+@pytest.mark.timeout(60)
+def test_a_task_that_always_takes_its_worker_along_fails_the_job(app: Path):
+    asked: list[str] = []
+
+    class Deadly(Threads):
+        def submit(self, order: dict[str, Any]) -> None:
+            asked.append(order["attempt"])
+            self._on_event(Outcome(order["attempt"], {"lost": "killed by signal 9"}))
+
+    with pytest.raises(JobFailed, match=r"(?s)m-000000 .*8 workers .*killed by signal 9.*--split-bytes.*a\.txt"):
+        counted(app, Deadly(place.perform))
+    assert asked == [f"m-000000.e1.{n}" for n in range(1, LOST_MAX + 1)]
+
+
+@pytest.mark.timeout(60)
+def test_workers_that_are_lost_now_and_then_cost_no_task(app: Path):
+    class Weak(Threads):
+        def submit(self, order: dict[str, Any]) -> None:
+            if int(order["attempt"].rpartition(".")[2]) < LOST_MAX:
+                self._on_event(Outcome(order["attempt"], {"lost": "reclaimed"}))
+            else:
+                super().submit(order)
+
+    assert len(counted(app, Weak(place.perform))) == 2
+
+
+@pytest.mark.timeout(60)
+def test_a_task_that_stands_still_is_ended_without_a_word_of_its_progress(app: Path):
+    app.write_text("import time\n" + PRINTS.replace('print("in a map")', "time.sleep(3600)"))
+    with pytest.raises(JobFailed, match=r"no progress for 1\.5 s \(--stall-s\)"):
+        counted(app, Threads(on_ray._on_worker), stall_s=1.5, attempts_max=1)
+
+
+def test_a_ray_node_that_is_silent_is_named():
+    exceptions = pytest.importorskip("ray.exceptions")
+
+    class Silent:
+        def __init__(self) -> None:
+            self.exceptions = exceptions
+
+        def remote(self, **options: Any) -> Any:
+            return lambda function: self
+
+        def options(self, **options: Any) -> Any:
+            return type("Remote", (), {"remote": lambda self, *arguments: "ref"})()
+
+        def nodes(self) -> list[dict[str, Any]]:
+            return [{"Alive": True, "NodeID": "0" * 56, "NodeManagerAddress": "10.0.0.7"}]
+
+        def get(self, ref: Any, timeout: float) -> Any:
+            raise exceptions.GetTimeoutError("too long")
+
+    with pytest.raises(CoordinatorLost, match=r"10\.0\.0\.7 .*ray status"):
+        on_ray.RayCluster(Silent(), closes=False).everywhere(len, "abc")
 
 
 @pytest.mark.parametrize("name", ["ObjectLostError", "ObjectReconstructionFailedError", "LocalRayletDiedError"])
@@ -190,7 +261,7 @@ def test_what_a_lost_ray_node_costs_is_not_counted(name: str):
 def test_a_store_that_does_not_give_the_application_is_said_to_be_at_fault(tmp_path: Path):
     order = {
         "job": "j", "store_url": str(tmp_path), "attempt": "m-000000.e1.1",
-        "app": ["stored", "jobs/j/inter/app"], "task": ["inline", "{}"],
+        "app": ["stored", "jobs/j/inter/app"], "task": ["inline", "{}"], "stall_s": 60.0,
     }  # fmt: skip
     try:
         report = place.perform(order)["report"]

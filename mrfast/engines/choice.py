@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import UsageError
 from .remote import Cluster
 
 ENGINES = ("local", "dask", "ray")
+
+
+@contextmanager
+def for_one_job(engine: Any, workers: int, address: str | None) -> Iterator[Cluster | None]:
+    """The cluster that `connected` gives, closed afterwards, whatever happens; what the caller brought stays open."""
+    cluster = connected(engine, workers, address)
+    try:
+        yield cluster
+    finally:
+        if cluster is not None:
+            cluster.close()
 
 
 def connected(engine: Any, workers: int, address: str | None = None) -> Cluster | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -46,7 +48,15 @@ class DaskCluster:
         except ImportError:
             raise UsageError('--engine dask needs Dask: pip install "mrfast[dask]"') from None
         if address is None:
-            local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40)
+            if getattr(multiprocessing.current_process(), "_inheriting", False):
+                sys.exit(1)  # a worker that is being started runs the script again; who starts it says so below
+            try:
+                local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40)
+            except RuntimeError as error:
+                raise UsageError(
+                    f"Dask cannot start its workers: {error} They import the script that starts them: what runs a "
+                    'job in it must stand below `if __name__ == "__main__":`'
+                ) from None
             client = Client(local)
             return cls(client, closes=(client, local))
         try:

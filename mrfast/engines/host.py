@@ -16,7 +16,7 @@ from .. import storage
 from ..control.schema import decode, encode
 from ..control.wire import error_to_wire
 from ..errors import AlreadyExists, MrfastError
-from ..model import Failure, Segment, inter_key
+from ..model import WAITING, Failure, Progress, Segment, inter_key
 from ..storage import ledger
 from ..storage.base import Store
 from ..tasks.frames import Unpacker, from_document, pack, to_document
@@ -42,6 +42,8 @@ class Host:
         self._app: list[str] = []
         self._segments: dict[str, tuple[list[Segment], int]] = {}
         self._progress_at = 0.0
+        self._stall_s = 0.0
+        self._moved: dict[str, tuple[Progress, float]] = {}  # attempt -> where it is, and since when
         self._over = False
 
     def run(self) -> None:
@@ -56,6 +58,7 @@ class Host:
                 if busy and time.monotonic() >= self._progress_at:
                     self._progress_at = time.monotonic() + PROGRESS_S
                     self._tell_progress()
+                    self._stop_stalled(time.monotonic())
         finally:
             if self._pool is not None:
                 self._pool.close()
@@ -78,6 +81,7 @@ class Host:
 
     def _begin(self, value: dict[str, Any]) -> None:
         self._job, self._store, self._app = value["job"], storage.open_store(value["store_url"]), value["app"]
+        self._stall_s = value["stall_s"]
 
     def _load(self, store: Store) -> None:
         load = orders.loader(orders.opened(store, _sent(self._app)))
@@ -147,6 +151,18 @@ class Host:
         assert self._pool is not None
         if running := self._pool.running():
             self._say({"progress": {attempt: encode(done) for attempt, done in running.items()}})
+
+    def _stop_stalled(self, now: float) -> None:
+        """Ends attempts that have stood still for --stall-s: of some clusters no progress comes to the job."""
+        assert self._pool is not None
+        moved, self._moved = self._moved, {}
+        for attempt, done in self._pool.running().items():
+            before, since = moved.get(attempt, (done, now))
+            self._moved[attempt] = (done, since if done == before and done.phase != WAITING else now)
+            if now - self._moved[attempt][1] >= self._stall_s:
+                failure = Failure(attempt, "stalled", f"no progress for {self._stall_s:g} s (--stall-s)")
+                self._pool.cancel(attempt)
+                self._done(attempt, {"report": to_document(failure)})
 
     def _say(self, message: dict[str, Any]) -> None:
         try:

@@ -31,6 +31,7 @@ _lock = threading.Lock()
 def perform(order: dict[str, Any], tell: Tell = lambda message: None) -> dict[str, Any]:
     """The outcome of an order; `tell` hears of progress and of what the application prints, from another thread.
 
+    An order has job, store_url, app, stall_s, attempt and task; an outcome is one of
     {"report": ...}, {"lost": why} of an attempt that began elsewhere, {"refused": error} of an application that does
     not load here; with it {"requests"} to stores, all that the host has sent, and {"host"}, its name.
     """
@@ -95,7 +96,7 @@ class HostProcess:
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, env=environment,
         )  # fmt: skip
         theirs.close()
-        self.send({"begin": {name: order[name] for name in ("job", "store_url", "app")}})
+        self.send({"begin": {name: order[name] for name in ("job", "store_url", "app", "stall_s")}})
         threading.Thread(target=self._listen, name="mrfast-host", daemon=True).start()
 
     def perform(self, order: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .place import perform
 from .remote import Outcome, Told
 
 WAIT_S = 0.1
+ANSWER_S = 60.0  # a node that has to start a process first takes seconds
 
 
 def _on_worker(order: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +88,16 @@ class RayCluster:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 remote = self._ray.remote(num_cpus=0, max_retries=0)(function)
                 asked[node["NodeManagerAddress"]] = remote.options(scheduling_strategy=there).remote(*arguments)
-        return {name: self._ray.get(ref) for name, ref in asked.items()}
+        found = {}
+        for name, ref in asked.items():
+            try:
+                found[name] = self._ray.get(ref, timeout=ANSWER_S)
+            except self._ray.exceptions.RayError as error:
+                raise CoordinatorLost(
+                    f"{name} of the Ray cluster does not answer ({type(error).__name__}: {error}); `ray status` says "
+                    "what is wrong with it"
+                ) from None
+        return found
 
     def submit(self, order: dict[str, Any]) -> None:
         """Performs the order, wherever Ray likes, once."""

@@ -12,6 +12,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ..control.schema import decode, encode
 from ..control.wire import error_from_wire
 from ..errors import AppRefused, JobFailed, MrfastError, UsageError
 from ..interrupt import Interrupts
-from ..model import WAITING, AppInfo, Failure, JobSpec, MapTask, Progress, ReduceTask, job_key
+from ..model import WAITING, AppInfo, Failure, JobSpec, MapTask, Progress, ReduceTask, job_key, map_name
 from ..storage import is_remote, ledger, scheme_of
 from ..storage.base import Store
 from ..tasks.frames import from_document, to_document
@@ -37,6 +38,9 @@ from .local import discard, has_quoted_newlines, warn
 RENEW_S = 2.0
 SYNC_S = 1.0
 PROBE = "probe"
+LOST_MAX = (
+    8  # workers that one task may lose: spot machines go often, and one that always takes its worker along must end
+)
 NEVER_EARLY = 2.0  # of all maps: a reduce that waits would hold a place of the cluster's
 
 
@@ -72,7 +76,8 @@ class Cluster(Protocol):
 
     def submit(self, order: dict[str, Any]) -> None: ...
     def cancel(self, attempt: str) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends what still runs; a second time it does nothing."""
 
 
 def run_remote(
@@ -146,6 +151,8 @@ class _Shell:
             end.setblocking(False)
         selector.register(self._mine, selectors.EVENT_READ, self._woken)
         self._running: dict[str, Progress] = {}
+        self._inputs: dict[str, str] = {}  # of maps of one piece: task -> path
+        self._lost: Counter[str] = Counter()  # task -> how often a worker was lost with it
         self._slots = 0
         self._renew_at = 0.0
         self._sync_at = time.monotonic() + SYNC_S
@@ -242,6 +249,8 @@ class _Shell:
 
     def _submit(self, task: MapTask | ReduceTask, now: float) -> None:
         document: orders.Document = {"task": to_document(task)}
+        if isinstance(task, MapTask) and len(task.pieces) == 1:
+            self._inputs[map_name(task.index)] = task.pieces[0].path
         if isinstance(task, ReduceTask):
             page = self._driver.outputs(task.attempt, 0, 1 << 30, now, self._cluster.name)
             if page is None:
@@ -252,7 +261,7 @@ class _Shell:
             document |= {"segments": [encode(segment) for segment in segments], "next": next}
         spec = self._driver.spec
         sent = orders.parcel(self._store, spec.job, f"{task.attempt}.order", document)
-        order = {"job": spec.job, "store_url": spec.store_url, "attempt": task.attempt}
+        order = {"job": spec.job, "store_url": spec.store_url, "attempt": task.attempt, "stall_s": spec.stall_s}
         self._cluster.submit(order | {"app": _plain(self._parcel), "task": _plain(sent)})
 
     def _wait(self) -> None:
@@ -302,7 +311,7 @@ class _Shell:
         """What became of an attempt, in the words of the protocol."""
         attempt, value, now = outcome.attempt, outcome.value, time.monotonic()
         driver, name = self._driver, self._cluster.name
-        self._running.pop(attempt, None)
+        wanted = self._running.pop(attempt, None) is not None
         if "requests" in value:
             driver.counted(value["host"], value["requests"])
         if "ready" in value:
@@ -321,8 +330,22 @@ class _Shell:
                 driver.report(name, report, now)
         elif "died" in value:
             driver.report(name, Failure(attempt, "died", value["died"]), now)
-        else:  # lost with its worker: not its own fault
-            driver.release(name, attempt, now)
+        elif wanted:
+            self._lose(attempt, value["lost"], now)
+
+    def _lose(self, attempt: str, why: str, now: float) -> None:
+        """An attempt was lost with its worker: not its own fault, unless that happens to its task again and again."""
+        task = attempt.partition(".")[0]
+        self._lost[task] += 1
+        if self._lost[task] < LOST_MAX:
+            self._driver.release(self._cluster.name, attempt, now)
+            return
+        message = (
+            f"{LOST_MAX} workers of the {self._cluster.name} cluster were lost while they ran it; of the last: {why}; "
+            "should they run out of memory, a smaller --split-bytes or --memory, or larger workers help"
+        )
+        failure = Failure(attempt, "died", message, input=self._inputs.get(task, ""), fatal=True)
+        self._driver.report(self._cluster.name, failure, now)
 
 
 def _plain(sent: bytes | str) -> list[str]:
