@@ -138,6 +138,7 @@ except KeyboardInterrupt:
 """
     assert streams(notebook(code), "stdout") == "stopped\n"
     assert not [path for path in (notebook.folder / "stopped").rglob("*") if path.is_file()]
+    notebook(WORDS)
     outputs = notebook(
         "print(len(mrfast.run(map=map, reduce=ops.sum(), inputs='in.txt', quiet=True, **options).to_dict()))"
     )

@@ -270,7 +270,7 @@ def mrfast_coordinator(
     from ..control.rpc import parse_address
     from ..control.tls import server_context
     from ..control.tokens import token_from
-    from ..engines.local import has_quoted_newlines
+    from ..engines.shell import has_quoted_newlines
     from ..storage import ledger, open_store
 
     _ctrl_c_raises()
