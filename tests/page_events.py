@@ -58,7 +58,6 @@ class Synthetic:
             "planned",
             0.4,
             app="sizes",
-            combines=False,
             maps=maps,
             reduces=reduces,
             reduce_tasks=reduces,

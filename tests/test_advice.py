@@ -59,7 +59,7 @@ def lines_of(tries: Sequence[Try], *, slots: int = 2, workers: Sequence[str] = (
     log = EventLog()
     job = {"job": "j" * 32, "name": "made", "store_url": "/s", "reduces": 4} | facts.pop("job", {})
     log.tell("job", 0.0, **job)
-    log.tell("planned", 0.0, app="app.py", python=facts.pop("python", {}), combines=facts.pop("combines", None))
+    log.tell("planned", 0.0, app="app.py", python=facts.pop("python", {}))
     for worker in workers:
         log.tell("worker", 0.0, worker=worker, slots=slots // len(workers))
     for at, _, kind, fields in sorted(told, key=lambda event: event[:2]):
@@ -179,14 +179,14 @@ def test_skew_by_one_key_wants_a_combine_and_not_more_partitions() -> None:
 
     def told(key_bytes: int, partition: int = 3, **more: Any) -> Finding:
         hot = {"keys": [{"key": "the", "bytes": key_bytes, "records": 1, "share": 0.5, "partition": partition}]}
-        finding = found("skew", skewed, shuffle=shuffle, hot=hot | {"advice": more.pop("hot_advice", "")}, **more)
+        finding = found("skew", skewed, shuffle=shuffle, hot=hot | more)
         assert finding is not None
         return finding
 
     assert "'the' alone is 29% of the shuffle" in told(20).figure
     assert "combine = reduce" in told(20).advice
-    assert "combine" not in told(20, combines=True).advice
-    assert told(20, hot_advice="do this").advice == "do this"
+    assert "combine" not in told(20, combined=True).advice
+    assert told(20, advice="do this").advice == "do this"
     assert "--reduces" in told(19).advice
     assert "--reduces" in told(30, partition=2).advice
 

@@ -111,8 +111,8 @@ def test_a_job_from_its_first_event_to_its_last() -> None:
     }  # fmt: skip
     run.start()
     (planned,) = told(run.driver, "planned")
-    assert {name: planned[name] for name in ("app", "combines", "maps", "reduces", "reduce_tasks")} == {
-        "app": "wc.py", "combines": None, "maps": 2, "reduces": 2, "reduce_tasks": 1,
+    assert {name: planned[name] for name in ("app", "maps", "reduces", "reduce_tasks")} == {
+        "app": "wc.py", "maps": 2, "reduces": 2, "reduce_tasks": 1,
     }  # fmt: skip
     assert (planned["partitions_per_reduce"], planned["bytes_in"], planned["largest_split_bytes"]) == (2, 20, 10)
     assert told(run.driver, "worker") == [{"e": "worker", "t": 0.0, "worker": "w", "slots": 2}]

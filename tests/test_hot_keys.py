@@ -207,6 +207,13 @@ def table_of(*keys: tuple[bytes, int, int], size: int, records: int, distinct: i
     return table
 
 
+@pytest.mark.parametrize("combined", [True, False])
+def test_what_the_event_says(combined: bool) -> None:
+    event = table_of((b"a", 7, 100), size=150, records=10, distinct=9, combined=combined).event(4)
+    assert (event["combined"], event["shuffle_bytes"], event["advice"]) == (combined, 150, "")
+    assert event["keys"][0]["bytes"] == 100
+
+
 MIB = 1 << 20
 
 

@@ -67,7 +67,6 @@ class Chronicle:
             now,
             app=app.name,
             python=app.python,
-            combines=None,
             maps=len(splits),
             reduces=spec.reduces,
             reduce_tasks=scheduler.reduces,

@@ -5,7 +5,7 @@ seconds since the job's first event, to three decimals; who reads ignores kinds 
 
     job          format, job, name, mrfast, began (UNIX time or null), store_url, output_url, reduces, resumed, app,
                  params, slots; always the first
-    planned      app, combines, maps, reduces (partitions), reduce_tasks, partitions_per_reduce, bytes_in,
+    planned      app, maps, reduces (partitions), reduce_tasks, partitions_per_reduce, bytes_in,
                  largest_split_bytes; python: which of map, combine and reduce are Python, each with an op or ""
     worker       worker, slots: it said hello             gone         worker: its connection closed
     started      task (m-000012, r-00003), attempt, worker, backup; a map's first: input (its first), bytes, pieces
@@ -21,7 +21,7 @@ seconds since the job's first event, to three decimals; who reads ignores kinds 
     rolled_back  task, attempt: an accepted reduce runs again, since a map's second output differs from its first
     sample       status, as `JobDriver.status` gives it
     shuffle      bytes: of the accepted map outputs by partition, or by bucket of neighbouring ones; partitions
-    hot          keys, error_bytes, shuffle_bytes, advice
+    hot          keys, error_bytes, shuffle_bytes, combined (whether a combiner was at work), advice
     printed      task, attempt, worker, text
     left_out     events: so many were not kept, since the log was full
     end          state (COMMITTED, FAILED, STOPPED), error, task, attempt, totals, counters, requests, cost_usd,

@@ -178,6 +178,7 @@ class HotTable:
             "keys": self.told(),
             "error_bytes": self.error_bytes,
             "shuffle_bytes": self.bytes,
+            "combined": self.combined,
             "advice": self.advice(reduces),
         }
 

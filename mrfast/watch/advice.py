@@ -382,7 +382,7 @@ def _split(size: float) -> str:
 
 
 def _combine_advice(model: JobModel) -> str:
-    if model.facts.get("combines"):
+    if model.hot.get("combined"):
         return (
             "one key goes to one reduce: make it several in map (add a part of the value), and add those up afterwards"
         )
