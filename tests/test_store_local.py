@@ -143,6 +143,29 @@ def test_a_file_changed_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Mon
         filled(store, "k", 10, 0, etag)
 
 
+def test_sweep_removes_an_empty_folder_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path / "store"))
+    store.put("a/b/gone", b"x")
+    store.put("a/kept", b"x")
+    store.delete("a/b/gone")
+    store.sweep("a/b/")
+    store.sweep("a/")
+    store.sweep("")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "store",
+        "store/a",
+        "store/a/kept",
+    ]
+    store.delete("a/kept")
+    store.sweep("a/")
+    with monkeypatch.context() as here:
+        here.chdir(tmp_path / "store")
+        store.sweep("")  # somebody's shell may stand there
+    assert os.listdir(tmp_path) == ["store"]
+    store.sweep("")
+    assert os.listdir(tmp_path) == []
+
+
 def test_sweep_removes_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(str(tmp_path))
     store.put("d/kept", b"x")

@@ -370,8 +370,10 @@ def _remove(spec: JobSpec, store: Store, output: Store) -> int:
     keys = [info.key for info in store.list(job_key(spec.job, "")) if info.key not in keep]
     keys.sort(key=lambda key: key == job_key(spec.job, SPEC))  # the spec goes last: until then this can be repeated
     each_of(store, store.delete, keys[:-1])
-    for folder in ("inter", "out"):
+    for folder in ("inter", "out", "journal", "epoch"):
         store.sweep(job_key(spec.job, folder, ""))
     if keys:
         store.delete(keys[-1])
+    store.sweep(job_key(spec.job, ""))
+    output.sweep("")
     return len(keys)

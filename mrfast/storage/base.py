@@ -69,7 +69,10 @@ class Store(Protocol):
         """Removes the object; a missing one is fine."""
 
     def sweep(self, prefix: str) -> None:
-        """Removes what writers that were killed left unfinished right under `prefix`, which ends with a slash."""
+        """Removes what writers that were killed left unfinished right under `prefix`: "" or what ends with a slash.
+
+        In a store of folders this one goes, too, if it is empty; of its parents none.
+        """
 
 
 def check_key(key: str) -> str:

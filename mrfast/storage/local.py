@@ -190,12 +190,15 @@ class LocalStore:
             os.unlink(path)
 
     def sweep(self, prefix: str) -> None:
-        """Removes the temp files in the folder."""
-        folder = self._base + check_key(prefix.rstrip("/"))
+        """Removes the temp files in the folder, and the folder itself if it is empty then and nobody stands in it."""
+        folder = self._base + check_key(prefix.rstrip("/")) if prefix else self.url
         with suppress(NotFound), _as_store_error("list", folder):
             for name in os.listdir(folder):
                 if name.startswith(_TEMP_PREFIX):
                     os.unlink(f"{folder}/{name}")
+        with suppress(OSError):  # something is in it, or it is not there
+            if not os.path.samefile(folder, "."):
+                os.rmdir(folder)
 
     def _path(self, key: str) -> str:
         check_key(key)
