@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import selectors
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -606,6 +607,32 @@ def test_replies_find_their_calls_in_any_order_and_in_any_pieces() -> None:
     assert [got[0], got[2]] == [(2, "third"), (1, "second")]
     assert got[1][0] == 0
     assert type(got[1][1]) is UsageError
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_last_word_is_heard_before_the_end_of_the_connection(reset: bool) -> None:
+    gone = threading.Event()
+
+    def script(peer: socket.socket) -> None:
+        admit(peer)
+        [call] = heard(peer)
+        peer.sendall(wire.response(call["id"], "done"))
+        if reset:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        gone.set()
+
+    with pretending(script) as address:
+        connection = Connection(address, None, timeout_s=10)
+        got: list[Any] = []
+        connection.call("status", {}, got.append)
+        assert gone.wait(30)
+        if not reset:  # what a reset leaves of what came before is the system's affair
+            connection.on_ready()
+            assert got == ["done"]
+        with pytest.raises(CoordinatorLost):
+            until(connection, [], 1)
+        connection.close()
 
 
 def test_what_the_socket_does_not_take_at_once_is_sent_later() -> None:

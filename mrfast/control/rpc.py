@@ -115,17 +115,26 @@ class Connection:
         self._flush()
 
     def on_ready(self) -> None:
-        """Sends what waits, and hands out the replies that have come."""
+        """Sends what waits, and hands out the replies that have come.
+
+        CoordinatorLost comes in a call of its own: a last word and the end of the connection often arrive together.
+        """
         self._flush()
+        heard = False
         while True:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
             except self._again:
                 return
             except OSError as error:
+                if heard:
+                    return
                 raise CoordinatorLost(f"the connection to {self._name} broke: {error}") from error
             if not data:
+                if heard:
+                    return
                 raise CoordinatorLost(f"the coordinator at {self._name} closed the connection")
+            heard = True
             self._incoming += data
             for line in self._lines():
                 self._heard(line)
