@@ -96,7 +96,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "STOPPED", {})
     monkeypatch.setattr(module, "TICK_S", 0.02)
-    monkeypatch.setattr(module, "FAREWELL_S_MAX", module.FAREWELL_S_MAX)  # `serving` changes it
     monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -108,10 +107,12 @@ def serving(token: bytes | None = None, linger_s: float = 0.0, **changes: Any) -
     try:
         yield it
     finally:
+        farewell_s_max = module.FAREWELL_S_MAX
         if it.thread.is_alive() and it.driver.state not in ("COMMITTED", "FAILED"):
             module.FAREWELL_S_MAX = 0.0
             it.driver.fail(MrfastError("the test is over"))
         it.thread.join(60)
+        module.FAREWELL_S_MAX = farewell_s_max
         assert not it.thread.is_alive()
 
 
